@@ -1,0 +1,74 @@
+"""Errors a user can cause. All are ``ValueError``s; every message names the offending value and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AepError",
+    "AdaptorError",
+    "ContextTooLong",
+    "DeviceError",
+    "DistributionError",
+    "ModelError",
+    "ParameterError",
+    "PromptError",
+    "RecordError",
+    "VocabularyMismatch",
+    "nearest",
+    "unknown_name",
+]
+
+
+class AepError(ValueError):
+    """Base of all errors of this package; the command line prints its message as one line."""
+
+
+class DistributionError(AepError):
+    """A log-probability array is not a distribution (NaN, +inf, or its exponentials do not sum to one)."""
+
+
+class AdaptorError(AepError):
+    """An adaptor that does not exist, or a parameter outside its range."""
+
+
+class VocabularyMismatch(AepError):
+    """A source and a scorer whose token ids do not mean the same strings."""
+
+
+class ContextTooLong(AepError):
+    """A text longer than the context length of the model under the policy that was asked for."""
+
+
+class PromptError(AepError):
+    """An empty prompt or text, or one that cannot be encoded."""
+
+
+class ModelError(AepError):
+    """A model that cannot be found, is incomplete, or whose files are damaged."""
+
+
+class DeviceError(AepError):
+    """A device or dtype that this machine or PyTorch does not have."""
+
+
+class RecordError(AepError):
+    """A record or text file that is damaged, of another version, or lacks a column."""
+
+
+class ParameterError(AepError):
+    """A notebook, parameter or command-line value that is not valid."""
+
+
+def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
+    """The at most `n` valid names that are closest to `name` (case ignored), best first."""
+    valid = list(valid)
+    lower = {v.lower(): v for v in reversed(valid)}
+    return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.4)]
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """One line: the unknown value, the nearest valid names, and all valid names."""
+    valid = list(valid)
+    close = nearest(name, valid)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"unknown {kind} {name!r}: {hint}valid names are {', '.join(valid) or '(none)'}"

@@ -1,0 +1,140 @@
+"""What a language is: the protocol that exact and neural languages share, and the base of the exact ones."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import PromptError
+
+__all__ = ["ExactLanguage", "Language", "as_ids", "content_hash", "in_chunks", "row_order"]
+
+
+@runtime_checkable
+class Language(Protocol):
+    """Next-token distributions, one prefix at a time for a batch of prefixes.
+
+    `eos` is the id of the end token or None; `fingerprint` is a hash of everything that determines the probabilities.
+    `log_p` is (batch, vocab), in nats, normalised; a NumPy array or a torch tensor.
+    """
+
+    vocab_size: int
+    eos: int | None
+    name: str
+    fingerprint: str
+
+    def start(self, prompts: Sequence[np.ndarray]) -> tuple[Any, Any]:
+        """`log_p` (batch, vocab) after each prompt, and a state. Prompts are id arrays of one common length, may be empty."""
+
+    def step(self, state: Any, ids: np.ndarray) -> tuple[Any, Any]:
+        """`log_p` (batch, vocab) after appending ``ids[i]`` to prefix i, and the next state (the old one may be consumed)."""
+
+    def rows(
+        self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
+    ) -> Iterator[Any]:
+        """Unnormalised log-probabilities (at most `chunk` rows, vocab) of every scored position, in the order of `row_order`."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a string."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The string of token ids."""
+
+
+def row_order(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Canonical order of the scored rows of a batch: position by position, and within a position text by text.
+
+    Returns (text index, position), each (sum of lengths,). Texts that have ended are left out of later positions. Every
+    language yields its rows in this order, so that those of a source and a scorer can be zipped.
+    """
+    lengths = np.array([len(t) for t in texts], dtype=int)
+    position = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.empty(0, int)
+    text = np.repeat(np.arange(len(texts)), lengths)
+    order = np.lexsort((text, position))
+    return text[order], position[order]
+
+
+def in_chunks(blocks: Iterator[np.ndarray], chunk: int) -> Iterator[np.ndarray]:
+    """Regroup (n_i, vocab) blocks into blocks of exactly `chunk` rows (the last may be smaller), order kept."""
+    held, count = [], 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count >= chunk:
+            joined = held[0] if len(held) == 1 else np.concatenate(held)
+            whole = count - count % chunk
+            for i in range(0, whole, chunk):
+                yield joined[i : i + chunk]
+            held, count = ([joined[whole:]], count - whole) if count > whole else ([], 0)
+    if count:
+        yield np.concatenate(held)
+
+
+def as_ids(ids: Sequence[int], vocab_size: int, what: str = "prompt") -> np.ndarray:
+    """`ids` as a one-dimensional int64 array; PromptError unless they are integers in [0, vocab_size)."""
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise PromptError(f"{what} must be a one-dimensional sequence of token ids, got {array.dtype} of shape {array.shape}")
+    bad = array[(array < 0) | (array >= vocab_size)]
+    if bad.size:
+        raise PromptError(f"{what} holds token id {int(bad[0])}, outside the vocabulary of {vocab_size} tokens")
+    return array.astype(np.int64)
+
+
+def content_hash(*parts: Any) -> str:
+    """The first 16 hex digits of a SHA-256 over names and arrays: the fingerprint of an exact language."""
+    digest = hashlib.sha256()
+    for part in parts:
+        array = np.ascontiguousarray(part) if not isinstance(part, str) else None
+        digest.update(part.encode() if array is None else f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+class ExactLanguage:
+    """Base of the exact languages (NumPy float64): rows by stepping, symbols for display.
+
+    A subclass sets `vocab_size`, `name`, `fingerprint`, `start` and `step`; one whose rows have a closed form overrides
+    `rows`. `symbols` are the strings of the tokens.
+    """
+
+    eos: int | None = None
+    symbols: Sequence[str] | None = None
+
+    def rows(self, prompts, texts, *, bos=True, chunk=256):
+        """See `Language.rows`. An exact language has no start token: `bos` changes nothing."""
+        return in_chunks(self._steps(prompts, texts), chunk)
+
+    def _steps(self, prompts, texts):
+        lengths = np.array([len(t) for t in texts])
+        if not lengths.size or not lengths.max():
+            return
+        padded = np.zeros((len(texts), lengths.max()), dtype=np.int64)
+        for i, t in enumerate(texts):
+            padded[i, : len(t)] = t
+        log_p, state = self.start(prompts)
+        yield log_p[lengths > 0]
+        for t in range(1, lengths.max()):
+            log_p, state = self.step(state, padded[:, t - 1])
+            yield log_p[lengths > t]
+
+    def encode(self, text):
+        """Ids of a string of whitespace-separated symbols."""
+        index = {s: i for i, s in enumerate(self._symbols())}
+        unknown = next((w for w in text.split() if w not in index), None)
+        if unknown is not None:
+            raise PromptError(f"{self.name} has no symbol {unknown!r}; its symbols are {', '.join(list(index)[:8])} ...")
+        return np.array([index[w] for w in text.split()], dtype=np.int64)
+
+    def decode(self, ids):
+        """Symbols joined by spaces."""
+        symbols = self._symbols()
+        return " ".join(symbols[i] for i in ids)
+
+    def _symbols(self):
+        return self.symbols or [str(i) for i in range(self.vocab_size)]
+
+    def __repr__(self):
+        return f"{self.name} ({self.vocab_size} tokens, fingerprint {self.fingerprint})"
