@@ -1,0 +1,224 @@
+"""The command line: ``python -m aep run | score | sample | models | store | train | corpus | bench``.
+
+Heavy imports stand inside the sub-commands, so that help and refusals are immediate.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .errors import AepError, ParameterError, nearest
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one line on stderr per mistake, and the nearest valid names in it."""
+
+    def error(self, message):
+        raise ParameterError(f"{message.replace(chr(10), ' ')} ({self.prog} --help lists what there is)")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [s for action in self._actions for s in action.option_strings]
+            close = nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else []
+            self.error(f"unrecognised {unknown[0]!r}" + (f": did you mean {' or '.join(close)}?" if close else ""))
+        return found, unknown
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            close = nearest(str(value), map(str, action.choices))
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            what = action.metavar or action.dest
+            self.error(f"unknown {what} {value!r}: {hint}valid are {', '.join(map(str, action.choices))}")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    """The parser of every sub-command. Long because it is the one table of all options."""
+    parser = _Parser(prog="python -m aep", description="The asymptotic equipartition property of language models.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name, function, summary):
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(function=function)
+        return sub
+
+    sub = command("run", _run, "execute notebooks; results go below runs/ unless every parameter is the default")
+    sub.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help='"02", "02_self_aep", or "all"')
+    sub.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    sub.add_argument("-f", type=Path, metavar="FILE.yaml", help="parameters from a YAML file")
+    sub.add_argument("--profile", metavar="PROFILE", help="a file of notebooks/params: paper, gpu")
+    sub.add_argument("--in-place", action="store_true", help="rewrite the committed notebooks (make notebooks)")
+
+    sub = command("score", _score, "surprisal, entropy, varentropy ... of every token of a text file")
+    sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
+    sub.add_argument("file", type=Path, metavar="FILE.txt")
+    sub.add_argument("--context", choices=["full", "rolling", "strided"], help="default: full if the text fits")
+    _model_options(sub, "tokens.parquet")
+
+    sub = command("sample", _sample, "draw texts from a model")
+    sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
+    sub.add_argument("--texts", type=int, default=4, help="number of texts (4)")
+    sub.add_argument("--tokens", type=int, default=200, help="tokens per text (200)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--prompt", help="text to go on from (default: the start token alone)")
+    sub.add_argument("--adaptor", default="ancestral()", help='e.g. "temperature(.8)|top_k(50)"')
+    _model_options(sub, "texts.parquet")
+
+    command("models", _models, "the embedded models")
+    sub = command("store", _store, "place and size of the store of records and checkpoints")
+    sub.add_argument("--prune", action="store_true", help="empty it (asks first)")
+    sub.add_argument("--yes", action="store_true", help="prune without asking")
+    sub = command("train", _train, "train an embedded model; an interrupted training goes on where it stopped")
+    sub.add_argument("name", metavar="NAME")
+    sub = command("corpus", _corpus, "the training corpus")
+    sub.add_argument("--check", action="store_true", required=True, help="compare with the corpus of the models")
+    sub = command("bench", _bench, "measure anew and write data/results/bench.csv")
+    sub.add_argument("rows", nargs="*", metavar="ROW", help="default: every row")
+    return parser
+
+
+def _model_options(sub, output: str) -> None:
+    dtypes = ["float64", "float32", "bfloat16", "float16"]
+    sub.add_argument("--dtype", choices=dtypes, help="default: float64 for embedded models, else the checkpoint's own")
+    sub.add_argument("--device", help="cpu, cuda, mps")
+    sub.add_argument("--revision", help="of a hub model")
+    sub.add_argument("-o", dest="output", type=Path, default=Path(output), metavar="FILE", help=f"({output})")
+
+
+def _run(options) -> int:
+    from .runner import run
+
+    repeated = [name for name, _ in options.p]
+    twice = next((name for name in repeated if repeated.count(name) > 1), None)
+    if twice:
+        raise ParameterError(f"parameter {twice!r} is given twice; a list is one comma-separated value, 'a,b'")
+    return run(options.notebooks, dict(options.p), options.profile, options.f, in_place=options.in_place)
+
+
+def _load(options):
+    import aep
+
+    return aep.load(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse before the work, not after it, a file that cannot be written."""
+    if path.is_dir():
+        raise ParameterError(f"output {str(path)!r} is a folder; give a file name")
+    if not path.absolute().parent.is_dir():
+        raise ParameterError(f"output folder {str(path.parent)!r} does not exist")
+
+
+def _score(options) -> int:
+    import aep
+
+    _check_output(options.output)
+    try:
+        text = options.file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{options.file} is not UTF-8 text: {error}") from error
+    language = _load(options)
+    ids = language.encode(text)
+    if not len(ids):
+        raise ParameterError(f"{options.file} is empty: there is nothing to score")
+    context = options.context or "full"
+    records = aep.score([ids], language, context=context)
+    records.to_parquet(options.output)
+    print(f"{options.output}: {len(ids)} tokens under {language.name}, context {context}")
+    return 0
+
+
+def _sample(options) -> int:
+    import aep
+
+    from .adaptors import parse
+
+    _check_output(options.output)
+    for name in ("texts", "tokens"):
+        if getattr(options, name) < 1:
+            raise ParameterError(f"--{name} must be at least 1, not {getattr(options, name)}")
+    if options.seed < 0:
+        raise ParameterError(f"--seed must not be negative, got {options.seed}")
+    adaptor = parse(options.adaptor)
+    language = _load(options)
+    prompts = None if options.prompt is None else [options.prompt]
+    texts = aep.sample(
+        language, prompts, texts=options.texts, tokens=options.tokens, seed=options.seed, adaptor=adaptor
+    )
+    texts.to_parquet(options.output)
+    print(language.decode(texts.ids[0]))
+    print(f"{options.output}: {len(texts.ids)} texts from {language.name}, {adaptor}, seed {options.seed}")
+    return 0
+
+
+def _models(_) -> int:
+    import aep
+
+    print(aep.models().to_string(index=False))
+    return 0
+
+
+def _store(options) -> int:
+    import shutil
+
+    home = Path(os.environ.get("AEP_HOME") or Path.home() / ".cache" / "aep").expanduser()
+    # Only what this package made there: AEP_HOME may point to a folder that holds other things too.
+    parts = [home / name for name in ("records", "training", "probes")]
+    files = [file for part in parts for file in part.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    print(f"{home}: {len(files)} files, {size / 1e6:.1f} MB")
+    if not options.prune or not files:
+        return 0
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ParameterError("--prune asks before it deletes; without a terminal say --yes")
+        if input("Delete all records and checkpoints? [y/N] ").strip().lower() != "y":
+            return 0
+    for part in parts:
+        if part.is_dir():
+            shutil.rmtree(part)
+    print(f"{size / 1e6:.1f} MB freed")
+    return 0
+
+
+def _train(options) -> int:
+    from .neural.training.train import train
+
+    train(options.name)
+    return 0
+
+
+def _corpus(_) -> int:
+    from .neural.training.corpus import check
+
+    report = check()
+    print(report)
+    return 1 if report.missing or report.changed else 0
+
+
+def _bench(options) -> int:
+    from . import bench
+
+    print(bench.run(options.rows).to_string(index=False))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code. A mistake of the user is one line on stderr and exit code 2."""
+    try:
+        options = _arguments().parse_args(arguments)
+        return options.function(options)
+    except (AepError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"aep: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("aep: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
