@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
 
-__all__ = ["as_float64", "as_numpy", "device", "gather", "like", "log_sum_exp", "namespace", "no_rounding_noise", "resolution"]
+__all__ = [
+    "as_float64",
+    "as_numpy",
+    "device",
+    "gather",
+    "like",
+    "log_sum_exp",
+    "namespace",
+    "no_rounding_noise",
+    "resolution",
+]
 
 namespace = array_namespace
 

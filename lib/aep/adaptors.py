@@ -236,7 +236,9 @@ def parse(text: str) -> Adaptor:
     for part in text.split("|"):
         match = re.fullmatch(r"\s*(\w+)\s*\(\s*([^()]*?)\s*\)\s*", part)
         if not match:
-            raise AdaptorError(f"adaptor {part.strip()!r} is not of the form name(value), e.g. 'temperature(.8)|top_k(50)'")
+            raise AdaptorError(
+                f"adaptor {part.strip()!r} is not of the form name(value), e.g. 'temperature(.8)|top_k(50)'"
+            )
         kind, value = match.groups()
         if kind == "ancestral" and not value:
             continue

@@ -216,7 +216,9 @@ def log_normalise(logits: LogP) -> LogP:
     finite = as_numpy(namespace(logits).isfinite(total)).reshape(-1)
     if not finite.all():
         row = int((~finite).argmax())
-        raise DistributionError(f"logits of row {row} hold NaN or +inf, or no finite value: no distribution can be read from them")
+        raise DistributionError(
+            f"logits of row {row} hold NaN or +inf, or no finite value: no distribution can be read from them"
+        )
     return logits - total[..., None]
 
 
@@ -231,7 +233,9 @@ def check_distribution(log_p: LogP, *, what: str = "log_p", tolerance: float | N
     if bad.any():
         row = int(bad.argmax())
         total = float(namespace(log_p).exp(log_sum_exp(log_p)).reshape(-1)[row])
-        raise DistributionError(f"row {row} of {what} sums to {total:.9g}, not to 1: log-probabilities must be normalised")
+        raise DistributionError(
+            f"row {row} of {what} sums to {total:.9g}, not to 1: log-probabilities must be normalised"
+        )
     return log_p
 
 

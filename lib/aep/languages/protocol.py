@@ -35,6 +35,9 @@ class Language(Protocol):
     ) -> Iterator[Any]:
         """Unnormalised log-probabilities (at most `chunk` rows, vocab) of every scored position, in the order of `row_order`."""
 
+    def needs_context(self, bos: bool) -> bool:
+        """Whether a text without a prompt must give its first token away as context (no start token, or none wanted)."""
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a string."""
 
@@ -77,7 +80,9 @@ def as_ids(ids: Sequence[int], vocab_size: int, what: str = "prompt") -> np.ndar
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise PromptError(f"{what} must be a one-dimensional sequence of token ids, got {array.dtype} of shape {array.shape}")
+        raise PromptError(
+            f"{what} must be a one-dimensional sequence of token ids, got {array.dtype} of shape {array.shape}"
+        )
     bad = array[(array < 0) | (array >= vocab_size)]
     if bad.size:
         raise PromptError(f"{what} holds token id {int(bad[0])}, outside the vocabulary of {vocab_size} tokens")
@@ -107,6 +112,10 @@ class ExactLanguage:
         """See `Language.rows`. An exact language has no start token: `bos` changes nothing."""
         return in_chunks(self._steps(prompts, texts), chunk)
 
+    def needs_context(self, bos):
+        """An exact language has an initial law: never."""
+        return False
+
     def _steps(self, prompts, texts):
         lengths = np.array([len(t) for t in texts])
         if not lengths.size or not lengths.max():
@@ -125,7 +134,9 @@ class ExactLanguage:
         index = {s: i for i, s in enumerate(self._symbols())}
         unknown = next((w for w in text.split() if w not in index), None)
         if unknown is not None:
-            raise PromptError(f"{self.name} has no symbol {unknown!r}; its symbols are {', '.join(list(index)[:8])} ...")
+            raise PromptError(
+                f"{self.name} has no symbol {unknown!r}; its symbols are {', '.join(list(index)[:8])} ..."
+            )
         return np.array([index[w] for w in text.split()], dtype=np.int64)
 
     def decode(self, ids):

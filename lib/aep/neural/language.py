@@ -1,0 +1,166 @@
+"""A causal network as a `Language`: next-token log-probabilities, a cached state, and rows of logits in chunks."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from .._array import as_float64
+from ..errors import ModelError, PromptError
+from ..information import log_normalise
+from ..languages.protocol import row_order
+
+__all__ = ["NeuralLanguage"]
+
+
+class _State(NamedTuple):
+    cache: DynamicCache
+    length: int
+
+
+class NeuralLanguage:
+    """A causal language model of `transformers` behind the `Language` protocol.
+
+    `bos` and `eos` are token ids or None; `context_length` is the largest number of tokens of prompt and text together;
+    `vocab_size` is that of the logits. Probabilities are those of the network at temperature 1: nothing of a checkpoint's
+    generation config applies.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, *, name: str, fingerprint: str):
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        config = model.config.get_text_config()
+        self.vocab_size = int(config.vocab_size)
+        self.bos, self.eos = (
+            _single_id(config, tokenizer, "bos_token_id"),
+            _single_id(config, tokenizer, "eos_token_id"),
+        )
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        self.context_length = None if limit is None else int(limit) - (self.bos is not None) + 1
+        self.fingerprint = fingerprint
+        self.dtype_name = str(model.dtype).removeprefix("torch.")
+        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+        self.vocabulary_hash = hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+        self._head = _split_head(model, self.vocab_size)
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return f"{self.name} ({parameters:,} parameters, {self.vocab_size} tokens, {self.dtype_name} on {self.model.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.model.device
+
+    def needs_context(self, bos: bool) -> bool:
+        """Whether a text without a prompt must give its first token away as context."""
+        return not bos or self.bos is None
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a string, without special tokens; PromptError for an empty string."""
+        if not text:
+            raise PromptError("the text is empty: there is nothing to encode")
+        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The string of token ids, nothing skipped or cleaned."""
+        return self.tokenizer.decode(
+            [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[np.ndarray]) -> tuple[torch.Tensor, _State]:
+        """`log_p` (batch, vocab) after start token and prompt. The prompts of one batch have the same length."""
+        lengths = {len(p) for p in prompts}
+        if len(lengths) != 1:
+            raise PromptError(f"prompts of {sorted(lengths)} tokens in one batch: group them by length")
+        context = [self._context(p, bos=True) for p in prompts]
+        if not len(context[0]):
+            raise PromptError(f"{self.name} has no start token: give a prompt")
+        return self._advance(torch.as_tensor(np.stack(context), device=self.device), self._new_cache(), 0)
+
+    @torch.inference_mode()
+    def step(self, state: _State, ids: np.ndarray) -> tuple[torch.Tensor, _State]:
+        """`log_p` (batch, vocab) after one more token per text; the state is consumed."""
+        return self._advance(torch.as_tensor(ids, device=self.device)[:, None], state.cache, state.length)
+
+    def _advance(self, ids: torch.Tensor, cache: DynamicCache, length: int) -> tuple[torch.Tensor, _State]:
+        positions = torch.arange(length, length + ids.shape[1], device=self.device)[None].expand(len(ids), -1)
+        out = self.model(input_ids=ids, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1)
+        log_p = log_normalise(as_float64(out.logits[:, -1]))
+        return log_p, _State(out.past_key_values, length + ids.shape[1])
+
+    def _new_cache(self) -> DynamicCache:
+        """A cache that forgets what the mask hides. Llama's mask ignores `sliding_window`, so its cache must not forget."""
+        config = self.model.config
+        return DynamicCache() if config.model_type == "llama" else DynamicCache(config=config)
+
+    def _context(self, prompt: np.ndarray, bos: bool) -> np.ndarray:
+        start = [self.bos] if bos and self.bos is not None else []
+        return np.concatenate([np.array(start, dtype=np.int64), np.asarray(prompt, dtype=np.int64)])
+
+    @torch.inference_mode()
+    def rows(
+        self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
+    ) -> Iterator[torch.Tensor]:
+        """Logits (at most `chunk`, vocab) of every scored position in the order of `row_order`, texts padded on the right."""
+        contexts = [self._context(p, bos) for p in prompts]
+        inputs = [np.concatenate([c, t[:-1]]) for c, t in zip(contexts, texts, strict=True)]
+        width = max(map(len, inputs))
+        ids = np.zeros((len(inputs), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(inputs):
+            ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        attention_mask = None if mask.all() else torch.as_tensor(mask, device=self.device)
+        text, position = row_order(texts)
+        where = torch.as_tensor(
+            text * width + np.array([len(c) - 1 for c in contexts])[text] + position, device=self.device
+        )
+        hidden = self._hidden(torch.as_tensor(ids, device=self.device), attention_mask)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        for i in range(0, len(where), chunk):
+            yield self._head(flat[where[i : i + chunk]])
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def _single_id(config: Any, tokenizer: Any, name: str) -> int | None:
+    """The id of the start or end token; of a list (some configs have several end tokens) the tokenizer's, else the first."""
+    value = getattr(config, name, None)
+    value = getattr(tokenizer, name, None) if value is None else value
+    if isinstance(value, list | tuple):
+        own = getattr(tokenizer, name, None)
+        value = own if own in value else value[0]
+    return None if value is None else int(value)
+
+
+@torch.inference_mode()
+def _split_head(model: torch.nn.Module, vocab_size: int):
+    """The map from hidden states to logits, checked on four tokens against the model's own logits.
+
+    Some architectures scale or cap logits after the matrix; both are applied here, and an architecture whose logits still
+    differ is refused rather than scored wrongly.
+    """
+    matrix, config = model.get_output_embeddings(), model.config.get_text_config()
+    if matrix is None:
+        raise ModelError(f"{type(model).__name__} has no output embeddings: it is not a causal language model")
+    scale = getattr(config, "logit_scale", None) or 1.0
+    divide = getattr(config, "logits_scaling", None) or 1.0
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        logits = matrix(hidden) * scale / divide if (scale, divide) != (1.0, 1.0) else matrix(hidden)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    ids = torch.arange(4, device=model.device)[None] % vocab_size
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    theirs, ours = model(input_ids=ids, use_cache=False).logits.double(), head(hidden).double()
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2 if model.dtype.itemsize < 4 else 1e-5, equal_nan=True):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the output matrix in a way this version does not know"
+        )
+    return head

@@ -1,0 +1,170 @@
+"""From a name to a `NeuralLanguage`: embedded model, then existing folder, then hub id. Safetensors only, no remote code."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx2 as http
+import huggingface_hub
+import pandas as pd
+import torch
+import transformers
+from huggingface_hub import errors as hub
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from .._progress import enabled
+from ..errors import DeviceError, ModelError, nearest, unknown_name
+from .language import NeuralLanguage
+
+__all__ = ["embedded", "load", "models"]
+
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+_HUB_SECONDS = 8.0
+
+
+def _models_folder() -> Path:
+    return Path(__file__).resolve().parents[3] / "data" / "models"
+
+
+def embedded() -> dict[str, Path]:
+    """Name and folder of every embedded model."""
+    return {path.parent.name: path.parent for path in sorted(_models_folder().glob("*/card.json"))}
+
+
+def models() -> pd.DataFrame:
+    """The embedded models as a table: parameters, held-out loss (nats per token, with interval), seconds, steps, seed."""
+    wanted = ("parameters", "vocab_size", "held_out_loss", "held_out_low", "held_out_high", "steps", "seconds", "seed")
+    rows = []
+    for name, folder in embedded().items():
+        card = json.loads((folder / "card.json").read_text())
+        rows.append({"name": name, **{key: card.get(key) for key in wanted}})
+    return pd.DataFrame(rows, columns=["name", *wanted]).set_index("name")
+
+
+def load(
+    name: str | os.PathLike, *, revision: str | None = None, dtype: str | None = None, device: str | None = None
+) -> NeuralLanguage:
+    """Load a causal language model by embedded name, folder or hub id.
+
+    Parameters
+    ----------
+    revision : branch, tag or commit of a hub model
+    dtype : "float64", "float32", "bfloat16" or "float16"; default float64 for embedded models, else the checkpoint's own
+    device : "cpu", "cuda", "cuda:1", "mps"; default "cpu"
+
+    Raises
+    ------
+    ModelError : not found (with the nearest embedded names), incomplete, or its weights do not match its card
+    DeviceError : a device or dtype that is not available here
+    """
+    name, place = str(name), _device(device)
+    if dtype is not None and dtype not in _DTYPES:
+        raise DeviceError(unknown_name("dtype", dtype, _DTYPES))
+    if enabled():
+        transformers.utils.logging.enable_progress_bar()
+    else:
+        transformers.utils.logging.disable_progress_bar()
+    known = embedded()
+    if name in known:
+        fingerprint = _check_card(name, known[name])
+        return _from_folder(known[name], name, fingerprint, dtype or "float64", place)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return _from_folder(folder, folder.resolve().name, _weights_hash(folder), dtype, place)
+    if name.startswith((".", "~", os.sep)) or folder.exists():
+        raise ModelError(f"model {name!r} is not a folder; embedded models are {', '.join(known) or '(none)'}")
+    return _from_hub(name, revision, dtype, place, known)
+
+
+def _device(device: str | None) -> torch.device:
+    available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    wanted = device or "cpu"
+    if wanted == "cuda" and len(available) > 1 and available[1].startswith("cuda"):
+        return torch.device("cuda:0")
+    if wanted not in available:
+        raise DeviceError(unknown_name("device", wanted, available))
+    return torch.device(wanted)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights_hash(folder: Path) -> str:
+    digests = [_hash(path) for path in (folder / "config.json", *sorted(folder.glob("*.safetensors")))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def _check_card(name: str, folder: Path) -> str:
+    _check_folder(folder)
+    listed = json.loads((folder / "card.json").read_text())["sha256"]
+    for file, digest in listed.items():
+        if not (folder / file).exists() or _hash(folder / file) != digest:
+            raise ModelError(
+                f"embedded model {name!r}: {file} does not match the sha256 of its card; restore it from git"
+            )
+    return _weights_hash(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise ModelError(f"model folder {folder} has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model folder {folder} has no weights: a *.safetensors file is needed (pickled weights are not read)"
+        )
+    if not any(
+        (folder / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    ):
+        raise ModelError(f"model folder {folder} has no tokenizer (tokenizer.json or the files of a slow one)")
+
+
+def _from_folder(folder: Path, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any):
+    options = {"trust_remote_code": False, **where}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype) if dtype else "auto", use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
+    except Exception as error:  # tokenizers reports a damaged tokenizer.json by a plain Exception
+        if type(error) is not Exception:
+            raise
+        raise ModelError(f"model {name!r} has a damaged tokenizer.json: {_first_line(error)}") from None
+    return NeuralLanguage(model.to(device), tokenizer, name=name, fingerprint=fingerprint)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _from_hub(name: str, revision: str | None, dtype: str | None, device: torch.device, known: dict[str, Path]):
+    close = nearest(name, known)
+    listed = ", ".join(known) or "(none)"
+    hint = f"; did you mean the embedded {' or '.join(close)}?" if close else f"; embedded models are {listed}"
+    try:
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
+    except hub.GatedRepoError:
+        raise ModelError(f"model {name!r} is gated: accept its terms on the hub and set HF_TOKEN{hint}") from None
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError):
+        at = f" at revision {revision!r}" if revision else ""
+        raise ModelError(f"model {name!r}{at} was not found on the hub, and no folder has that name{hint}") from None
+    except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, http.HTTPError, OSError):
+        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return _cached(name, revision, dtype, device)
+        raise ModelError(
+            f"model {name!r} is neither embedded nor a folder, and the hub cannot be reached (offline){hint}"
+        ) from None
+    return _from_folder(name, name, f"{name}@{info.sha}", dtype, device, revision=info.sha)
+
+
+def _cached(name: str, revision: str | None, dtype: str | None, device: torch.device) -> NeuralLanguage:
+    commit = getattr(AutoConfig.from_pretrained(name, revision=revision, local_files_only=True), "_commit_hash", None)
+    return _from_folder(name, name, f"{name}@{commit}", dtype, device, revision=revision, local_files_only=True)

@@ -1,0 +1,98 @@
+"""Figures: the style, one colour per model, `savefig`. This floor is the only importer of matplotlib.
+
+``plot_*(ax, table)`` functions draw what a tidy table holds and never compute. Figures are drawn at final size.
+"""
+
+import re
+from collections.abc import Iterable
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from ..errors import ParameterError
+from ..outputs import Run
+
+__all__ = ["COLUMN", "TEXT", "colours", "figure", "label_panels", "savefig", "use_style"]
+
+COLUMN, TEXT = 3.25, 6.75
+"""Widths of a column and of the text of a manuscript, in inches."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
+"""Okabe & Ito's colours, safe for colour-blind readers (their yellow is too light for lines and is left out)."""
+
+_FAMILY = ("docs-400k", "docs-1m", "docs-3m", "docs-100k", "docs-400k-twin", "docs-bytes")
+
+
+def use_style() -> None:
+    """Set the house style: 7-8 pt, no LaTeX, thin lines, inline pictures as PNG at twice the print resolution."""
+    mpl.rcdefaults()
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 144,
+            "savefig.dpi": 300,
+            "figure.constrained_layout.use": True,
+            "font.family": "STIXGeneral",
+            "mathtext.fontset": "stix",
+            "font.size": 8,
+            "axes.labelsize": 8,
+            "xtick.labelsize": 7,
+            "ytick.labelsize": 7,
+            "legend.fontsize": 7,
+            "legend.frameon": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "lines.linewidth": 1.0,
+            "lines.markersize": 3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "aep",
+            "image.cmap": "cividis",
+        }
+    )
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """One colour per model: fixed for the embedded family, the free ones of the palette in order for all others."""
+    names = list(dict.fromkeys(names))
+    fixed = dict(zip(_FAMILY, PALETTE, strict=False))
+    free = [c for c in PALETTE if c not in {fixed.get(n) for n in names}] or list(PALETTE)
+    others = [n for n in names if n not in fixed]
+    return {n: fixed[n] if n in fixed else free[others.index(n) % len(free)] for n in names}
+
+
+def figure(rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: float = 2.3, **options):
+    """A figure at its final size in inches and its axes (as `plt.subplots`)."""
+    return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def label_panels(axes: Iterable) -> None:
+    """Bold letters a, b, c ... at the upper left of the panels."""
+    for letter, ax in zip("abcdefghijkl", axes, strict=False):
+        ax.annotate(
+            letter,
+            xy=(0, 1),
+            xycoords="axes fraction",
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontweight="bold",
+            fontsize=9,
+        )
+
+
+def savefig(figure, run: Run, name: str) -> None:
+    """Write ``<name>.pdf`` and ``<name>.png`` below the run's output root, without dates, so that equal runs give equal bytes.
+
+    ParameterError if `name` is not of the form ``fig<notebook><letter>_<words>``, e.g. ``fig02a_running_lp_h``.
+    """
+    if not re.fullmatch(rf"fig{run.notebook}[a-z]_[a-z0-9_]+", name):
+        raise ParameterError(
+            f"figure name {name!r}: notebook {run.notebook} writes fig{run.notebook}a_words, b, c, ..."
+        )
+    run.figures.mkdir(parents=True, exist_ok=True)
+    figure.savefig(run.figures / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    figure.savefig(run.figures / f"{name}.png", metadata={"Software": None})

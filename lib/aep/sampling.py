@@ -1,0 +1,201 @@
+"""Sampling from any language, exact or neural: inverse CDF in token-id order, one random stream per text."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ._array import as_float64, as_numpy, gather, like, namespace
+from ._progress import progress
+from .adaptors import Adaptor, ancestral
+from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
+from .languages.protocol import Language, as_ids
+from .records import Texts, stored
+
+__all__ = ["draw", "sample", "text_stream"]
+
+_STOPS = ("never", "eos")
+
+
+def text_stream(seed: int, prompt: int, text: int) -> np.random.Generator:
+    """The random stream of one text: it depends on the seed and on the indices of prompt and text alone."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(prompt, text)))
+
+
+def draw(log_q: Float[Any, "batch vocab"], uniform: Float[np.ndarray, "batch"]) -> Int[Any, "batch"]:
+    """One token per row by inverse CDF in token-id order: the first v with Σ_{w<=v} q(w) > u.
+
+    DistributionError if a row does not sum to one (1e-6), so that a broken language cannot go unnoticed.
+    """
+    xp = namespace(log_q)
+    cdf = xp.cumulative_sum(xp.exp(as_float64(log_q)), axis=-1)
+    total = cdf[..., -1:]
+    fits = as_numpy(xp.abs(total - 1))[..., 0] <= (1e-6 if cdf.dtype == xp.float64 else 1e-3)
+    if not fits.all():
+        row = int(np.argmin(fits))
+        found = float(total[row, 0])
+        raise DistributionError(f"next-token probabilities of text {row} in the batch sum to {found:.9g}, not to 1")
+    threshold = xp.astype(like(uniform, cdf), cdf.dtype)[..., None] * total
+    token = xp.sum(xp.astype(cdf <= threshold, xp.int64), axis=-1)
+    last = xp.sum(xp.astype(cdf < total, xp.int64), axis=-1)  # u·total can round up to total
+    return xp.where(token < last, token, last)
+
+
+def sample(
+    language: Language,
+    prompts: Sequence[str | Sequence[int]] | str | None = None,
+    *,
+    texts: int = 1,
+    tokens: int,
+    seed: int,
+    adaptor: Adaptor | None = None,
+    stop: str = "never",
+    store: Any = None,
+    batch: int = 64,
+) -> Texts:
+    """Sample `texts` texts of at most `tokens` tokens after each prompt.
+
+    Parameters
+    ----------
+    prompts : strings or id arrays; None is the start token alone (for an exact language: its initial law)
+    texts : number per prompt
+    seed : with the indices of prompt and text it determines a text, whatever `batch` is
+    adaptor : `ancestral()` unless given; never inherited from a model's generation config
+    stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
+    store : folder in which the texts are kept under their content key, and found again
+
+    Returns
+    -------
+    Texts, ordered by prompt and text, with `log_q` and `log_normaliser` (nats) of every token as it was drawn.
+
+    Raises
+    ------
+    PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError
+    """
+    adaptor = _checked(texts, tokens, seed, adaptor, stop, language)
+    prompt_ids = _prompt_ids(language, prompts)
+    _check_context(language, prompt_ids, tokens)
+    sampler = _description(language, adaptor, seed, stop, tokens)
+    parts = {"sampler": sampler, "prompts": prompt_ids, "texts": texts}
+    return stored(
+        Texts,
+        store,
+        parts,
+        lambda: _sample(language, prompt_ids, texts, tokens, seed, adaptor, stop, batch, sampler),
+        language,
+    )
+
+
+def _sample(language, prompts, texts, tokens, seed, adaptor, stop, batch, sampler) -> Texts:
+    jobs = [(p, t) for p in range(len(prompts)) for t in range(texts)]
+    jobs.sort(key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
+    done: dict[tuple[int, int], tuple] = {}
+    with progress(total=len(jobs) * tokens, desc=f"sampling {language.name}", unit="token") as bar:
+        while jobs:
+            length = len(prompts[jobs[0][0]])
+            now = [job for job in jobs[:batch] if len(prompts[job[0]]) == length]
+            jobs = jobs[len(now) :]
+            uniforms = np.stack([text_stream(seed, *job).random(tokens) for job in now])
+            for job, row in zip(
+                now, _sample_batch(language, [prompts[p] for p, _ in now], uniforms, adaptor, stop, bar), strict=True
+            ):
+                done[job] = row
+    order = sorted(done)
+    rows = [done[job] for job in order]
+    return Texts(
+        ids=[r[0] for r in rows],
+        prompts=prompts,
+        prompt=np.array([p for p, _ in order]),
+        sampler=sampler,
+        finished=np.array([r[3] for r in rows]),
+        log_q=[r[1] for r in rows],
+        log_normaliser=[r[2] for r in rows],
+        language=language,
+    )
+
+
+def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple]:
+    """(ids, log_q, log_normaliser, finished) of each text of one batch."""
+    n, tokens = uniforms.shape
+    ids = np.zeros((n, tokens), np.int64)
+    log_q, log_z = np.zeros((n, tokens)), np.zeros((n, tokens))
+    length = np.full(n, tokens)
+    log_p, state = language.start(prompts)
+    for t in range(tokens):
+        adapted = adaptor.transform(log_p)
+        token = draw(adapted.log_q, uniforms[:, t])
+        ids[:, t] = as_numpy(token)
+        log_q[:, t] = as_numpy(gather(adapted.log_q, token))
+        log_z[:, t] = as_numpy(adapted.log_normaliser)
+        bar.update(n)
+        if stop == "eos":
+            length = np.where((ids[:, t] == language.eos) & (length == tokens), t + 1, length)
+            if (length <= t + 1).all():
+                break
+        if t + 1 < tokens:
+            log_p, state = language.step(state, ids[:, t])
+    ended = ids[np.arange(n), length - 1] == language.eos if language.eos is not None else np.zeros(n, bool)
+    return [(ids[i, :k], log_q[i, :k], log_z[i, :k], bool(ended[i])) for i, k in enumerate(length)]
+
+
+def _checked(texts, tokens, seed, adaptor, stop, language) -> Adaptor:
+    for name, value in (("texts", texts), ("tokens", tokens), ("seed", seed)):
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ParameterError(f"{name}={value!r}: an integer of at least {least} is needed")
+    if stop not in _STOPS:
+        raise ParameterError(unknown_name("stop rule", stop, _STOPS))
+    if stop == "eos" and language.eos is None:
+        raise ParameterError(f"stop='eos': {language.name} has no end token; use stop='never'")
+    if adaptor is None:
+        return ancestral()
+    if not isinstance(adaptor, Adaptor):
+        raise AdaptorError(f"adaptor={adaptor!r}: give an adaptor such as aep.temperature(.8) | aep.top_k(50)")
+    return adaptor
+
+
+def _prompt_ids(language, prompts) -> list[np.ndarray]:
+    if prompts is None:
+        if language.needs_context(True):
+            raise PromptError(f"{language.name} has no start token: give at least one prompt")
+        return [np.empty(0, np.int64)]
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise PromptError("prompts is an empty list: give at least one prompt, or None for the start token alone")
+    ids = [
+        as_ids(language.encode(p) if isinstance(p, str) else p, language.vocab_size, f"prompt {i}")
+        for i, p in enumerate(prompts)
+    ]
+    empty = next((i for i, p in enumerate(ids) if not len(p)), None)
+    if empty is not None:
+        raise PromptError(f"prompt {empty} is empty: give None to sample from the start token alone")
+    return ids
+
+
+def _check_context(language, prompts, tokens) -> None:
+    limit = getattr(language, "context_length", None)
+    longest = max(map(len, prompts)) + tokens
+    if limit is not None and longest > limit:
+        raise ContextTooLong(
+            f"prompt and text have {longest} tokens, {language.name} has a context of {limit}: ask for at most "
+            f"{limit - max(map(len, prompts))} tokens"
+        )
+
+
+def _description(language, adaptor, seed, stop, tokens) -> dict[str, Any]:
+    described = {
+        "language": language.name,
+        "fingerprint": language.fingerprint,
+        "adaptor": str(adaptor),
+        "seed": int(seed),
+        "stop": stop,
+        "tokens": int(tokens),
+        "dtype": getattr(language, "dtype_name", "float64"),
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+    }
+    if hasattr(language, "dtype_name"):
+        described["versions"] |= {name: version(name) for name in ("torch", "transformers")}
+    return described
