@@ -1,0 +1,117 @@
+"""Tests and bands that stay valid while one watches, from the columns a record holds. SPEC 1.6.
+
+For any s, Π_t exp(s·a_t - Λ_t(1-s)) is a non-negative martingale with mean 1 when the text was sampled from the scorer: the
+likelihood ratio of temperature 1/(1-s) against temperature 1. Where s is not in the stored grid, log M_t(s) >= Λ_t(1-s) built from H_t,
+V_t and Λ_t(7/8) gives a supermartingale. The e-process is their mixture with weights fixed in advance.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ParameterError
+from ..information import THETAS
+from .typicality import PerText, Paths, Steps
+
+__all__ = ["EXPONENTS", "Band", "first_rejection", "log_e_process", "log_mgf", "time_uniform_band"]
+
+_EXACT = tuple(1 - theta for theta in THETAS)
+_SMALL = tuple(sign * 2.0**-k for k in range(4, 10) for sign in (1, -1))
+EXPONENTS = _EXACT + _SMALL
+"""The values of s of the mixture: 1-θ over the stored grid (|s| = 1/8 among them) and ±2^-4 … ±2^-9; equal weights."""
+
+
+def log_mgf(paths: Paths, s: float) -> Steps:
+    """An upper bound log M_t(s) of log E[exp(s·a_t)], exact (= Λ_t(1-s)) on the stored grid. Nats; s in [-1/8, 1/8] otherwise.
+
+    0 < s <= 1/8: M = 1 + sH + s²(V+H²)/2 + (8s)³R,  R = e^{Λ(7/8)} - 1 - H/8 - (V+H²)/128, since (sa)^k <= (8s)³(a/8)^k for k >= 3;
+    s = -u < 0:  M = 1 - uH + u²(V+H²)/2, since e^{-x} <= 1 - x + x²/2 for x >= 0.
+
+    >>> one = np.ones(1)
+    >>> paths = Paths(one, one, 0 * one, {theta: (1 - theta) * one for theta in THETAS})
+    >>> all(log_mgf(paths, s)[0] >= s - 1e-12 for s in EXPONENTS)
+    True
+    """
+    if 1 - s in paths.log_partition:
+        return paths.log_partition[1 - s]
+    if not 0 < abs(s) <= 0.125:
+        raise ParameterError(f"s={s!r}: either 1-s is in the stored grid {THETAS}, or 0 < |s| <= 1/8")
+    first, second = paths.entropy, paths.varentropy + paths.entropy**2
+    series = s * first + s**2 * second / 2
+    if s > 0:
+        rest = np.expm1(paths.log_partition[0.875]) - first / 8 - second / 128
+        series = series + (8 * s) ** 3 * np.maximum(
+            rest, 0.0
+        )  # a remainder of positive terms; below 0 only by rounding
+    return np.log1p(series)
+
+
+def log_e_process(paths: Paths) -> Steps:
+    """log of the mixture e-process at every T: log Σ_k w_k exp(s_k Σa - Σ log M(s_k)). At most 0 in expectation of its exponential.
+
+    P(sup_T e-process >= 1/α) <= α for text sampled from the scorer, at any stopping time (Ville's inequality).
+    """
+    total = np.cumsum(paths.surprisal, axis=-1)
+    mixture = np.full_like(total, -np.inf)
+    for s in EXPONENTS:
+        np.logaddexp(mixture, s * total - np.cumsum(log_mgf(paths, s), axis=-1), out=mixture)
+    return mixture - np.log(len(EXPONENTS))
+
+
+def first_rejection(log_e: Steps, alpha: float) -> PerText:
+    """The first T (counted from 1) at which the e-process reaches 1/α, inf if it never does.
+
+    >>> float(first_rejection(np.log([1.0, 30.0, 2.0]), 0.05))
+    2.0
+    """
+    if not 0 < alpha < 1:
+        raise ParameterError(f"alpha={alpha!r}: a level in (0, 1) is needed")
+    crossed = log_e >= -np.log(alpha)
+    return np.where(crossed.any(axis=-1), np.argmax(crossed, axis=-1) + 1.0, np.inf)
+
+
+class Band(NamedTuple):
+    """Lower and upper end of a band for the running log-perplexity l_t, each (..., T), nats per token."""
+
+    low: Steps
+    high: Steps
+
+
+def time_uniform_band(paths: Paths, alpha: float) -> Band:
+    """{S/t : Σ_k w_k exp(s_k S - Σ_{i<=t} log M_i(s_k)) < 1/α}: contains l_t at all t at once with probability at least 1-α.
+
+    The left side is convex in S and at most 1 at S = Σ H_i (Jensen), so the set is an interval around h_t; its ends are found by
+    bisection. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h is observed.
+    """
+    if not 0 < alpha < 1:
+        raise ParameterError(f"alpha={alpha!r}: a level in (0, 1) is needed")
+    sums = [np.cumsum(log_mgf(paths, s), axis=-1) for s in EXPONENTS]
+    limit = np.log(len(EXPONENTS)) - np.log(alpha)
+    centre = np.cumsum(paths.entropy, axis=-1)
+
+    def excess(total: np.ndarray) -> np.ndarray:
+        mixture = np.full_like(total, -np.inf)
+        for s, c in zip(EXPONENTS, sums, strict=True):
+            np.logaddexp(mixture, s * total - c, out=mixture)
+        return mixture - limit
+
+    low, high = (_end(excess, centre, side) for side in (-1.0, 1.0))
+    steps = np.arange(1, centre.shape[-1] + 1)
+    return Band(low / steps, high / steps)
+
+
+def _end(excess, centre: Float[np.ndarray, "..."], side: float) -> np.ndarray:
+    """The zero of a convex `excess` on one side of `centre`, by doubling and 60 bisections."""
+    width = np.ones_like(centre)
+    for _ in range(60):
+        short = excess(centre + side * width) < 0
+        if not short.any():
+            break
+        width = np.where(short, 2 * width, width)
+    inner, outer = np.zeros_like(width), width
+    for _ in range(60):
+        middle = (inner + outer) / 2
+        below = excess(centre + side * middle) < 0
+        inner, outer = np.where(below, middle, inner), np.where(below, outer, middle)
+    return centre + side * (inner + outer) / 2
