@@ -1,0 +1,131 @@
+"""From a finished training run to the files of an embedded model: float16 weights, tokenizer, card."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import MistralForCausalLM, PreTrainedTokenizerFast
+
+from aep.errors import ModelError
+from aep.neural.training import corpus
+from aep.neural.training.cards import LICENCES, readme
+from aep.neural.training.evaluate import Interval, document_losses, load_stored, ratio, unigram_losses
+from aep.neural.training.tokenizer import encode, save_tokenizer
+
+__all__ = ["card", "export", "sha256_of", "write_model"]
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of the bytes of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_model(run, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the best validated weights of `run` (a `train.Run`) as float16, configuration and tokenizer to `folder`."""
+    if not run.best:
+        raise ModelError(f"run of {run.spec.name!r} has no validated weights: it stopped at step {run.step}")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.to(torch.float16).contiguous() for k, v in run.best.items() if k != "lm_head.weight"}
+    if not all(torch.isfinite(v).all() for v in weights.values()):
+        raise ModelError(f"weights of {run.spec.name!r} do not fit into float16")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = run.spec.config()
+    config.architectures = [MistralForCausalLM.__name__]
+    config.dtype = torch.float16
+    config.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Path) -> dict:
+    """The machine-readable card of the model stored in `folder`; `counts` are the training tokens by id."""
+    held = corpus.load_split("held-out")
+    tokens = encode(tokenizer, [d.text for d in held])
+    n_tokens = np.array([len(t) for t in tokens])
+    n_bytes = np.array([len(d.text.encode()) for d in held])
+    model = load_stored(folder)
+    losses, unigram = document_losses(model, tokens), unigram_losses(counts, tokens)
+    loss = _rounded(losses, n_tokens)
+    listed = corpus.manifest()
+    spec = run.spec
+    return {
+        "name": spec.name,
+        "architecture": MistralForCausalLM.__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocab_size": spec.vocabulary,
+        "held_out_loss": loss.value,
+        "held_out_low": loss.low,
+        "held_out_high": loss.high,
+        "steps": run.step,
+        "seconds": round(run.seconds, 1),
+        "seed": spec.seed,
+        "sizes": asdict(spec),
+        "tokenizer": "raw bytes" if spec.vocabulary == 257 else f"byte-level BPE, {spec.vocabulary} tokens",
+        "data": {
+            "what": listed["description"],
+            "manifest": "data/models/corpus.json",
+            "sha256": sha256_of(corpus.MANIFEST),
+            "versions": listed["versions"],
+            "training_tokens": int(counts.sum()),
+        },
+        "training": {
+            "command": f"python -m aep train {spec.name}",
+            "tokens": run.step * spec.batch * spec.length,
+            "cpu_seconds": round(run.cpu_seconds, 1),
+            "threads": run.threads,
+            "device": run.model.device.type,
+            "best_step": run.best_step,
+            "validation_loss": round(run.best_loss, 4),
+            "curve_columns": ["step", "training loss", "validation loss", "seconds"],
+            "curve": [[s, round(a, 4), round(b, 4), round(t, 1)] for s, a, b, t in run.log],
+        },
+        "held_out": {
+            "documents": len(held),
+            "tokens": int(n_tokens.sum()),
+            "bytes": int(n_bytes.sum()),
+            "intervals": "95%, ratio estimator, documents as units",
+            "nats_per_byte": _rounded(losses, n_bytes)._asdict(),
+            "unigram_nats_per_token": _rounded(unigram, n_tokens)._asdict(),
+            "evaluated_on": "the stored float16 weights, in float64; each document alone after the start token",
+        },
+        "sha256": {p.name: sha256_of(p) for p in sorted(folder.iterdir())},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")},
+        },
+        "licence": {"weights": "MIT", "text": LICENCES},
+    }
+
+
+def _rounded(total: np.ndarray, size: np.ndarray) -> Interval:
+    """Σ `total` / Σ `size` with its 95% interval, to four decimals."""
+    return Interval(*(round(x, 4) for x in ratio(total, size)))
+
+
+def export(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, out: Path) -> Path:
+    """Write the model of `run`, its card and its page to the folder `out`, and return it.
+
+    Everything is made in a folder beside it first; a half-replaced model does not match its card and is refused.
+    """
+    draft = out.with_name(out.name + ".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    write_model(run, tokenizer, draft)
+    facts = card(run, tokenizer, counts, draft)
+    (draft / "README.md").write_text(readme(facts), encoding="utf-8", newline="\n")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(draft.iterdir()):
+        path.chmod(0o644)
+        os.replace(path, out / path.name)
+    # The card last, and never in the draft: a folder with a card is a model.
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    (draft / "card.json.tmp").write_text(text, encoding="utf-8", newline="\n")
+    os.replace(draft / "card.json.tmp", out / "card.json")
+    draft.rmdir()
+    return out
