@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from aep import information, temperature, top_k
 from aep.analysis import tradeoff
-from aep.analysis.concentration import renyi_chernoff, string_chebyshev, tail_probability
+from aep.analysis.bounds import chebyshev
+from aep.analysis.concentration import renyi_chernoff, tail_probability
 from aep.analysis.intervals import bootstrap, fisher, mean, weighted_correlation
 from aep.errors import AepError
 from aep.languages import Toy, toy
@@ -189,7 +190,7 @@ def test_an_adaptor_is_pushed_to_the_prior_only_if_it_sees_the_same_order_and_no
 
 
 def test_chebyshev_and_chernoff_of_the_toy_have_the_published_values(trio):
-    assert round(string_chebyshev(trio.log_p_plus, 1000, 0.2), 3) == 0.036
+    assert round(chebyshev(float(information.varentropy(trio.log_p_plus)), 1000, 0.2), 3) == 0.036
     assert f"{renyi_chernoff(trio.log_p_plus, 1000, 0.2).bound:.1e}" == "2.1e-06"
 
 
@@ -208,7 +209,7 @@ def test_bounds_lie_above_the_exact_tail_and_importance_sampling_on_it(epsilon):
     p = [0.7, 0.25, 0.05]
     tail = exact_tail(p, 8, epsilon)
     log_p = np.log(p)
-    assert tail <= string_chebyshev(log_p, 8, epsilon)
+    assert tail <= chebyshev(oracles.varentropy(p), 8, epsilon)
     assert tail <= renyi_chernoff(log_p, 8, epsilon).bound
     estimate = tail_probability(log_p, 8, epsilon, rng=np.random.default_rng(36), samples=20_000)
     assert abs(estimate.estimate - tail) < 2 * (estimate.high - estimate.low)

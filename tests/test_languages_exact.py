@@ -175,7 +175,7 @@ def test_renyi_rate_is_the_growth_of_the_brute_force_partition_sum(theta):
 @given(transition=rows_of(3, 3))
 def test_renyi_rates_decrease_in_the_order_and_meet_the_entropy_rate(transition):
     chain = MarkovChain(transition)
-    rates = [chain.renyi_rate(order) for order in (0.5, 0.999, 1, 1.001, 2)]
+    rates = [chain.renyi_rate(order) for order in (0.5, 0.999, 1.0, 1.001, 2.0)]
     assert all(a >= b - 1e-9 for a, b in itertools.pairwise(rates))
     assert math.isclose(rates[1], rates[2], abs_tol=1e-2)
 
@@ -283,7 +283,7 @@ def test_equal_content_has_equal_fingerprints_and_other_content_another():
         (lambda: MarkovChain([[0.5, 0.5]]), r"square matrix, got shape \(1, 2\)"),
         (lambda: MarkovChain(np.eye(2)), "several recurrent classes"),
         (lambda: MarkovChain(P, [1.0]), "chain has 3 states"),
-        (lambda: HiddenMarkov(HIDDEN, EMISSION[:1]), "emission"),
+        (lambda: HiddenMarkov(HIDDEN, EMISSION[:1].tolist()), "emission"),
         (lambda: HiddenMarkov(HIDDEN, EMISSION).entropy_rate_bounds(40), "too many"),
         (lambda: Mixture([MarkovChain(P)], [0.5, 0.5]), "1 components but 2 weights"),
         (lambda: MarkovChain(P).log_partition_rate(0.0), "theta must be positive"),

@@ -1,4 +1,7 @@
-"""How fast the mean surprisal of N independent strings concentrates (2406.10203, Eq. 11 and App. D)."""
+"""How fast the mean surprisal of N independent strings concentrates (2406.10203, App. D).
+
+Chebyshev's bound (Eq. 11) is `aep.analysis.bounds.chebyshev` with the varentropy of one string as its variance.
+"""
 
 from typing import NamedTuple
 
@@ -9,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from .. import information
 from .intervals import Interval, mean
 
-__all__ = ["Chernoff", "renyi_chernoff", "string_chebyshev", "tail_probability"]
+__all__ = ["Chernoff", "renyi_chernoff", "tail_probability"]
 
 LARGEST_S = {1: 8.0, -1: 64.0}
 
@@ -22,15 +25,6 @@ class Chernoff(NamedTuple):
     lower: float
     s_upper: float
     s_lower: float
-
-
-def string_chebyshev(log_p: Float[np.ndarray, " strings"], n: int, epsilon: float) -> float:
-    """P(|(1/N) sum -log p(y_n) - H| > epsilon) <= V / (N epsilon^2), at most 1 (2406.10203, Eq. 11).
-
-    >>> string_chebyshev(np.log(np.full(4, .25)), 10, .1)
-    0.0
-    """
-    return min(1.0, float(information.varentropy(log_p)) / (n * epsilon**2))
 
 
 def _exponent(log_p: np.ndarray, epsilon: float, side: int) -> tuple[float, float]:

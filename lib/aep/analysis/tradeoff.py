@@ -140,7 +140,7 @@ def covariance_by_band(table: pd.DataFrame, n: int = 10) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------- typicality as selection
 
 
-def conditioned_correlation(toy: Toy, ratio: Float[np.ndarray, " points"] | float) -> Float[np.ndarray, " points"]:
+def conditioned_correlation(toy: Toy, ratio: Float[np.ndarray, "*points"] | float) -> Float[np.ndarray, "*points"]:
     """Correlation of mean log p and mean reward among typical corpora, for ratio = epsilon / sigma_N.
 
     Mean log p and mean log p_plus are jointly normal for large N; typicality truncates the second at ±epsilon, which
@@ -148,7 +148,7 @@ def conditioned_correlation(toy: Toy, ratio: Float[np.ndarray, " points"] | floa
     (c -> 0: the identity alone) to the correlation under p_plus (c -> infinity), whatever N.
 
     >>> from aep.languages import toy
-    >>> float(round(conditioned_correlation(toy(), 1e-6), 6))
+    >>> round(float(conditioned_correlation(toy(), 1e-6)), 6)
     -1.0
     """
     c = np.asarray(ratio, dtype=np.float64)
@@ -157,7 +157,7 @@ def conditioned_correlation(toy: Toy, ratio: Float[np.ndarray, " points"] | floa
     k = np.where(c < 0.02, c**2 / 3, exact)
     (xx, xs), (_, ss) = np.cov([toy.log_p, toy.log_p_plus], aweights=toy.p_plus, ddof=0)
     var_log_p = xx - (1 - k) * xs**2 / ss
-    return (k * xs - var_log_p) / np.sqrt(var_log_p * (var_log_p + k * ss - 2 * k * xs))
+    return np.asarray((k * xs - var_log_p) / np.sqrt(var_log_p * (var_log_p + k * ss - 2 * k * xs)))
 
 
 def sweep(

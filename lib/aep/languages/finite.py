@@ -39,7 +39,7 @@ class FiniteLanguage(ExactLanguage):
         self.symbols = symbols or (list(LETTERS[: self.vocab_size]) if self.vocab_size <= len(LETTERS) else None)
         self.fingerprint = content_hash("finite", self.p)
 
-    def start(self, prompts: Sequence) -> tuple[Float[np.ndarray, "batch vocab"], None]:
+    def start(self, prompts: Sequence | np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], None]:
         """`log_p` (batch, vocab), the same whatever the prompt, and no state."""
         return self._tiled(len(prompt_batch(prompts, self.vocab_size))), None
 

@@ -60,7 +60,9 @@ class HiddenMarkov(ExactLanguage):
         self.symbols = symbols or (list(LETTERS[: self.vocab_size]) if self.vocab_size <= len(LETTERS) else None)
         self.fingerprint = content_hash("hidden_markov", self.transition, self.emission, self.initial)
 
-    def start(self, prompts: Sequence) -> tuple[Float[np.ndarray, "batch vocab"], Float[np.ndarray, "batch n"]]:
+    def start(
+        self, prompts: Sequence | np.ndarray
+    ) -> tuple[Float[np.ndarray, "batch vocab"], Float[np.ndarray, "batch n"]]:
         """`log_p` (batch, vocab) after each prompt, and the belief about the hidden state that emits next."""
         ids = prompt_batch(prompts, self.vocab_size)
         belief = np.tile(self.initial, (len(ids), 1))
@@ -78,7 +80,7 @@ class HiddenMarkov(ExactLanguage):
         with np.errstate(invalid="ignore"):
             return (joint / joint.sum(axis=1, keepdims=True)) @ self.transition
 
-    def log_probability(self, ids: Sequence) -> float:
+    def log_probability(self, ids: Sequence | np.ndarray) -> float:
         """log p(x_1 ... x_T), nats, by the forward algorithm: the sum over all hidden paths; -inf if impossible.
 
         >>> fair = HiddenMarkov([[.5, .5], [.5, .5]], [[.5, .5], [.5, .5]])

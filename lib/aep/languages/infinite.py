@@ -39,7 +39,7 @@ class InfiniteEntropy(ExactLanguage):
     symbols = ("a", "end")
     fingerprint = content_hash("infinite_entropy", "1/log2(n+1) - 1/log2(n+2)")
 
-    def start(self, prompts: Sequence) -> tuple[Float[np.ndarray, "batch 2"], Int[np.ndarray, " batch"]]:
+    def start(self, prompts: Sequence | np.ndarray) -> tuple[Float[np.ndarray, "batch 2"], Int[np.ndarray, " batch"]]:
         """`log_p` (batch, 2) of another a and of the end, and the number of a's since the last end."""
         ids = prompt_batch(prompts, self.vocab_size)
         count = np.zeros(len(ids), dtype=np.int64)
@@ -60,23 +60,25 @@ class InfiniteEntropy(ExactLanguage):
         return np.stack([np.log1p(-hazard), log_of(hazard)], axis=1)
 
     @staticmethod
-    def log_p_length(n: Int[np.ndarray, "*shape"] | Sequence) -> Float[np.ndarray, "*shape"]:
+    def log_p_length(n: Int[np.ndarray, "*shape"] | Sequence | int) -> Float[np.ndarray, "*shape"]:
         """log p(a^n), nats, n >= 1; from log2((n+2)/(n+1)) / (log2(n+1) log2(n+2)), which does not cancel.
 
         >>> float(round(np.exp(InfiniteEntropy.log_p_length([1, 2, 3])).sum() + InfiniteEntropy.tail([3])[0], 12))
         1.0
         """
         n = np.asarray(n, dtype=np.float64)
-        return np.log(np.log1p(1 / (n + 1))) + np.log(np.log(2)) - np.log(np.log(n + 1)) - np.log(np.log(n + 2))
+        return np.asarray(
+            np.log(np.log1p(1 / (n + 1))) + np.log(np.log(2)) - np.log(np.log(n + 1)) - np.log(np.log(n + 2))
+        )
 
     @staticmethod
-    def tail(n: Int[np.ndarray, "*shape"] | Sequence) -> Float[np.ndarray, "*shape"]:
+    def tail(n: Int[np.ndarray, "*shape"] | Sequence | int) -> Float[np.ndarray, "*shape"]:
         """P(N > n) = 1/log2(n+2), in (0, 1].
 
         >>> float(InfiniteEntropy.tail([0])[0])
         1.0
         """
-        return 1 / np.log2(np.asarray(n, dtype=np.float64) + 2)
+        return np.asarray(1 / np.log2(np.asarray(n, dtype=np.float64) + 2))
 
     def partial_entropy(self, n: Int[np.ndarray, " points"] | Sequence) -> Float[np.ndarray, " points"]:
         """-sum_{k <= n} p(a^k) log p(a^k), nats, for each n of an increasing sequence; grows like log 2 * log log n.

@@ -60,7 +60,7 @@ class MarkovChain(ExactLanguage):
         self.symbols = symbols or (list(LETTERS[:n]) if n <= len(LETTERS) else None)
         self.fingerprint = content_hash("markov", self.transition, self.initial)
 
-    def start(self, prompts: Sequence) -> tuple[Float[np.ndarray, "batch vocab"], None]:
+    def start(self, prompts: Sequence | np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], None]:
         """`log_p` (batch, vocab): the row of each prompt's last symbol, the initial law after empty prompts."""
         ids = prompt_batch(prompts, self.vocab_size)
         if not ids.shape[1]:
@@ -152,7 +152,7 @@ class MarkovChain(ExactLanguage):
         cross = information.cross_entropy(self.log_transition[seen], scorer.log_transition[seen])
         return float(pi[seen] @ cross)
 
-    def marginals(self, tokens: int, prompt: Sequence = ()) -> Float[np.ndarray, "tokens n"]:
+    def marginals(self, tokens: int, prompt: Sequence | np.ndarray = ()) -> Float[np.ndarray, "tokens n"]:
         """Exact law of the symbol at positions 0 ... tokens-1 after `prompt`: rows of mu P^t."""
         log_p, _ = self.start([prompt])
         out = np.empty((tokens, self.vocab_size))
@@ -162,7 +162,9 @@ class MarkovChain(ExactLanguage):
             mu = mu @ self.transition
         return out
 
-    def expected(self, tokens: int, *, prompt: Sequence = (), scorer: "MarkovChain | None" = None) -> Expected:
+    def expected(
+        self, tokens: int, *, prompt: Sequence | np.ndarray = (), scorer: "MarkovChain | None" = None
+    ) -> Expected:
         """Exact E[l_T] = E[h_T] and E[sum V_t] for texts of `tokens` >= 1 symbols drawn after `prompt`.
 
         Position t > 0 contributes mu_(t-1) . H with mu_t = mu_0 P^t; position 0 the entropy of the initial law (or of

@@ -46,7 +46,7 @@ class Mixture(ExactLanguage):
         self.symbols = self.components[0].symbols
         self.fingerprint = content_hash("mixture", self.weights, *(c.fingerprint for c in self.components))
 
-    def start(self, prompts: Sequence) -> tuple[Float[np.ndarray, "batch vocab"], Any]:
+    def start(self, prompts: Sequence | np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], Any]:
         """`log_p` (batch, vocab) after each prompt; the prompt counts as evidence about the component."""
         ids = prompt_batch(prompts, self.vocab_size)
         empty = [np.empty(0, np.int64)] * len(ids)

@@ -74,7 +74,7 @@ def in_chunks(blocks: Iterator[np.ndarray], chunk: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def as_ids(ids: Sequence[int], vocab_size: int, what: str = "prompt") -> np.ndarray:
+def as_ids(ids: Sequence[int] | np.ndarray, vocab_size: int, what: str = "prompt") -> np.ndarray:
     """`ids` as a one-dimensional int64 array; PromptError unless they are integers in [0, vocab_size)."""
     array = np.asarray(ids)
     if array.size == 0:

@@ -39,7 +39,7 @@ def log_of(p: Float[np.ndarray, "*rows"]) -> Float[np.ndarray, "*rows"]:
         return np.log(p)
 
 
-def prompt_batch(prompts: Sequence, vocab_size: int) -> Int[np.ndarray, "batch length"]:
+def prompt_batch(prompts: Sequence | np.ndarray, vocab_size: int) -> Int[np.ndarray, "batch length"]:
     """Prompts of one common length as one integer matrix (batch, length). Raises PromptError otherwise.
 
     >>> prompt_batch([[0, 1], [1, 1]], 2).shape
