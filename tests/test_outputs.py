@@ -1,0 +1,184 @@
+"""Where a run writes, what it takes for its parameters, and what it says about itself."""
+
+import json
+import subprocess
+
+import nbformat
+import pandas as pd
+import pytest
+
+from aep import outputs
+from aep.errors import ParameterError
+
+DEFAULTS = {"texts": 4, "tau": 0.5, "models": "a, b", "fast": True, "seed": 7}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A repository with one notebook."""
+    monkeypatch.delenv("AEP_OUTPUT_ROOT")
+    (tmp_path / "notebooks").mkdir()
+    source = "\n".join(f"{name}: {type(value).__name__} = {value!r}  # comment" for name, value in DEFAULTS.items())
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "02_self_aep.ipynb")
+    outputs.write_defaults(tmp_path)
+    return tmp_path
+
+
+def test_the_defaults_are_those_of_the_parameter_cell(house):
+    assert outputs.defaults("02", house) == DEFAULTS
+    assert outputs.declared(house / "notebooks" / "02_self_aep.ipynb") == DEFAULTS
+
+
+def test_a_run_with_unchanged_parameters_writes_to_the_repository(house):
+    run = outputs.begin("02", DEFAULTS | {"other": object()}, house)
+    assert run.is_default and run.stem == "02_self_aep"
+    assert (run.figures, run.results) == (house / "figures", house / "data" / "results")
+    assert run.folder.parent == house / "runs" and (run.folder / "run.json").is_file()
+
+
+@pytest.mark.parametrize("change", [{"texts": 5}, {"tau": 0.25}, {"models": "a"}, {"fast": False}, {"seed": 8}])
+def test_any_changed_parameter_moves_everything_below_runs(house, change):
+    run = outputs.begin("02", DEFAULTS | change, house)
+    assert not run.is_default
+    assert run.figures == run.folder / "figures" and run.results == run.folder / "results"
+    assert run.folder.parent == house / "runs"
+    assert run.folder != outputs.plan("02", DEFAULTS, house).folder
+
+
+def test_the_same_parameters_lead_to_the_same_folder_and_others_to_another(house):
+    folders = [outputs.plan("02", DEFAULTS | {"texts": n}, house).folder for n in (5, 5, 6)]
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_the_output_root_of_the_environment_takes_everything_even_a_default_run(house, monkeypatch, tmp_path):
+    monkeypatch.setenv("AEP_OUTPUT_ROOT", "elsewhere")  # counted from the repository, not from the working directory
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    assert run.is_default
+    assert run.figures.is_relative_to(house / "elsewhere") and run.folder.parent == house / "elsewhere"
+    assert not (house / "data").exists()
+
+
+def test_values_that_papermill_hands_over_as_text_are_given_their_type_in_the_namespace(house):
+    namespace = DEFAULTS | {"texts": "1e3", "tau": "0.5", "fast": "true", "models": 260}
+    run = outputs.begin("02", namespace, house)
+    assert run.parameters == {"texts": 1000, "tau": 0.5, "models": "260", "fast": True, "seed": 7}
+    assert {name: namespace[name] for name in DEFAULTS} == run.parameters
+
+
+def test_a_value_that_is_equal_after_coercion_is_the_default(house):
+    assert outputs.begin("02", DEFAULTS | {"texts": "4", "fast": "yes"}, house).is_default
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("texts", "many", "an integer"),
+        ("texts", 4.5, "an integer"),
+        ("texts", True, "an integer"),
+        ("texts", [4], "an integer"),
+        ("tau", "nan", "a finite number"),
+        ("tau", float("inf"), "a finite number"),
+        ("fast", 3, "true or false"),
+        ("models", ["a", "b"], "text"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_name_value_and_type(house, name, value, expected):
+    with pytest.raises(ParameterError) as error:
+        outputs.begin("02", DEFAULTS | {name: value}, house)
+    for part in (repr(name), repr(value), expected):
+        assert part in str(error.value)
+    assert not (house / "runs").exists()
+
+
+def test_an_unknown_notebook_and_a_missing_parameter_are_refused(house):
+    with pytest.raises(ParameterError, match="unknown notebook '03'.*'02'"):
+        outputs.begin("03", DEFAULTS, house)
+    with pytest.raises(ParameterError, match="'seed'"):
+        outputs.begin("02", {k: v for k, v in DEFAULTS.items() if k != "seed"}, house)
+
+
+def test_a_table_is_written_with_ten_digits_and_returned_unchanged(house):
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    table = pd.DataFrame({"model": ["a", "b"], "l": [1 / 3, float("nan")]})
+    assert run.save(table, "02_final") is table
+    assert (run.results / "02_final.csv").read_bytes() == b"model,l\na,0.3333333333\nb,\n"
+    run.save(table.set_index("model"), "02_final")
+    assert (run.results / "02_final.csv").read_bytes() == b"model,l\na,0.3333333333\nb,\n"
+    assert [p.name for p in run.results.iterdir()] == ["02_final.csv"], "a temporary file was left"
+
+
+@pytest.mark.parametrize("name", ["final", "03_final", "02", "02_a/b", "../02_a", "02_a.csv"])
+def test_a_table_that_does_not_name_its_notebook_is_refused(house, name):
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    with pytest.raises(ParameterError, match="table name"):
+        run.save(pd.DataFrame({"x": [1]}), name)
+
+
+def test_a_comma_separated_parameter_becomes_a_list(house):
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    assert run.list("models") == ["a", "b"]
+    with pytest.raises(ParameterError, match="unknown parameter 'model'.*'models'"):
+        run.list("model")
+    with pytest.raises(ParameterError, match="'models' has an empty entry: 'a,,b'"):
+        outputs.begin("02", DEFAULTS | {"models": "a,,b"}, house).list("models")
+
+
+def test_run_json_says_what_was_run_and_nothing_about_the_machine(house):
+    run = outputs.begin("02", DEFAULTS | {"models": f"{house}/models/x,b"}, house)
+
+    class Model:
+        name, fingerprint = "x", "abc"
+
+    run.add_models([Model])
+    run.save(pd.DataFrame({"x": [1]}), "02_x")
+    text = (run.folder / "run.json").read_text(encoding="utf-8")
+    said = json.loads(text)
+    assert said["parameters"]["models"] == "models/x,b"
+    assert said["models"] == {"x": "abc"} and said["seeds"] == {"seed": 7}
+    assert {"python", "numpy", "torch", "transformers"} <= set(said["versions"])
+    assert said["wall_seconds"] >= 0 and said["started"].endswith("+00:00")
+    import getpass
+    import platform
+
+    assert str(house) not in text
+    for word in (platform.node(), getpass.getuser()):
+        assert f'"{word}"' not in text and f"/{word}/" not in text
+
+
+def test_run_json_names_the_commit_and_whether_files_differ_from_it(house):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            ["git", "-C", str(house), *identity, *arguments], check=True, capture_output=True, text=True
+        )
+
+    assert outputs.begin("02", dict(DEFAULTS), house).provenance()["git"] is None
+    git("init", "-q")
+    git("add", "notebooks")
+    git("commit", "-qm", "x")
+    said = outputs.begin("02", dict(DEFAULTS), house).provenance()["git"]
+    assert said == {"commit": git("rev-parse", "HEAD").stdout.strip(), "dirty": False}
+    (house / "notebooks" / "params" / "default.yaml").open("a").write("# more\n")
+    assert outputs.begin("02", dict(DEFAULTS), house).provenance()["git"]["dirty"] is True
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "table.csv"
+    outputs.write_atomically(target, "old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        outputs.write_atomically(target, "new")
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("source", ["texts = 4 * 2", "texts: int", "import os", "print(4)"])
+def test_a_parameter_cell_holds_literals_only(tmp_path, source):
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "x.ipynb")
+    with pytest.raises(ParameterError, match="not a typed literal"):
+        outputs.declared(tmp_path / "x.ipynb")
