@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import pandas as pd
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from ..errors import AepError
 
-__all__ = ["Interval", "bootstrap", "fisher", "mean", "weighted_correlation"]
+__all__ = ["Interval", "bootstrap", "fisher", "fitted_line", "mean", "share", "weighted_correlation"]
 
 
 class Interval(NamedTuple):
@@ -77,6 +78,16 @@ def mean(values: Float[np.ndarray, " n"], level: float = 0.95) -> Interval:
     return Interval(centre, centre - float(half), centre + float(half))
 
 
+def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:
+    """Share of independent successes with its exact (Clopper-Pearson) interval; coverage at least `level` at any share.
+
+    >>> share(np.array([True] * 50 + [False] * 50)).estimate
+    0.5
+    """
+    found = stats.binomtest(int(np.sum(hits)), len(hits)).proportion_ci(level)
+    return Interval(float(np.mean(hits)), float(found.low), float(found.high))
+
+
 def weighted_correlation(
     x: Float[np.ndarray, " n"],
     y: Float[np.ndarray, " n"],
@@ -92,3 +103,30 @@ def weighted_correlation(
     weight = weight / weight.sum()
     x, y = x - weight @ x, y - weight @ y
     return float(weight @ (x * y) / np.sqrt((weight @ x**2) * (weight @ y**2)))
+
+
+def fitted_line(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"],
+    at: Float[np.ndarray, " points"],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 499,
+) -> pd.DataFrame:
+    """Weighted least-squares line at the points `at` with a pointwise 95% bootstrap band: columns x, y, low, high.
+
+    >>> x = np.arange(60.)
+    >>> line = fitted_line(x, 2 * x, np.ones(60), np.array([3.]), rng=np.random.default_rng(0))
+    >>> bool(np.isclose(line.y[0], 6) and np.isclose(line.low[0], 6))
+    True
+    """
+
+    def line(rows: np.ndarray) -> np.ndarray:
+        w = weight[rows] / weight[rows].sum()
+        dx, centre = x[rows] - w @ x[rows], w @ y[rows]
+        return centre + (w @ (dx * y[rows])) / (w @ dx**2) * (at - w @ x[rows])
+
+    copies = np.array([line(rng.integers(len(x), size=len(x))) for _ in range(resamples)])
+    low, high = np.quantile(copies, [0.025, 0.975], axis=0)
+    return pd.DataFrame({"x": at, "y": line(np.arange(len(x))), "low": low, "high": high})

@@ -5,6 +5,8 @@ A corpus is N objects drawn from p_plus. Tables have one row per corpus: `mean_l
 is the third minus the first: that is algebra, and everything below asks what selection and data add to it.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -13,7 +15,7 @@ from scipy import stats
 from .. import information
 from .._progress import progress
 from ..adaptors import Adaptor
-from ..languages.finite import Toy
+from ..languages.finite import Toy, toy
 from .intervals import bootstrap, weighted_correlation
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "conditional_mean_reward",
     "conditioned_correlation",
     "correlation_of_selected_range",
+    "correlations_of_toys",
     "covariance_by_band",
     "is_typical",
     "legacy_corpora",
@@ -79,6 +82,19 @@ def is_typical(table: pd.DataFrame, toy: Toy, epsilon: float) -> Bool[np.ndarray
     """|mean log p_plus + H(p_plus)| < epsilon: the typical set of 2406.10203, Eq. 10 (strict, as in the public code)."""
     entropy = float(information.entropy(toy.log_p_plus))
     return (np.abs(table["mean_log_p_plus"].to_numpy() + entropy)) < epsilon
+
+
+def correlations_of_toys(seeds: Iterable[int]) -> pd.DataFrame:
+    """Correlation of log p and reward over the objects of each toy: columns `by_p_plus` and `uniform`, index `toy_seed`.
+
+    The first is the correlation of mean log p and mean reward over corpora of any size drawn from that toy's p_plus.
+    """
+    trios = [(seed, toy(seed=seed)) for seed in seeds]
+    rows = [
+        (seed, weighted_correlation(t.log_p, t.reward, t.p_plus), weighted_correlation(t.log_p, t.reward))
+        for seed, t in trios
+    ]
+    return pd.DataFrame(rows, columns=["toy_seed", "by_p_plus", "uniform"]).set_index("toy_seed")
 
 
 # ------------------------------------------------------------------------------------------------------------- bands

@@ -1,0 +1,151 @@
+"""Figures of notebook 01: the Dirichlet toy. Every function draws the columns it is given and computes nothing."""
+
+import pandas as pd
+
+from . import PALETTE
+
+__all__ = [
+    "plot_conditioning",
+    "plot_corpora",
+    "plot_length_tail",
+    "plot_objects",
+    "plot_partial_entropy",
+    "plot_pushed",
+    "plot_reversal",
+    "plot_sweep",
+    "plot_tails",
+    "plot_toys",
+]
+
+BLUE, ORANGE, GREEN, PINK, SKY, _, BLACK, _ = PALETTE
+GREY = "0.55"
+
+
+def _bars(ax, table: pd.DataFrame, x: str, y: str, **style) -> None:
+    """Points with the interval of the columns `low` and `high`."""
+    spread = [table[y] - table["low"], table["high"] - table[y]]
+    ax.errorbar(table[x], table[y], yerr=spread, fmt=style.pop("fmt", "o"), elinewidth=0.7, capsize=1.5, **style)
+
+
+def plot_objects(ax, table: pd.DataFrame, fit: pd.DataFrame) -> None:
+    """Reward against log prior of every object; area by the column `area` (pt^2), line with its 95% band from `fit`.
+
+    `fit` has `x`, `y`, `low`, `high`.
+    """
+    ax.scatter(table["log_p"], table["reward"], s=table["area"], color=BLUE, alpha=0.35, linewidths=0, rasterized=True)
+    ax.fill_between(fit["x"], fit["low"], fit["high"], color=ORANGE, alpha=0.25, linewidth=0)
+    ax.plot(fit["x"], fit["y"], color=ORANGE)
+    ax.set_xlabel(r"log prior $\log p(y)$ (nat)")
+    ax.set_ylabel(r"reward $r(y)$ (nat)")
+
+
+def plot_corpora(ax, table: pd.DataFrame) -> None:
+    """Mean reward against mean log prior of every corpus, the typical ones marked (column `typical`)."""
+    for flag, colour, label in ((False, SKY, "not typical"), (True, ORANGE, "typical")):
+        part = table[table["typical"] == flag]
+        ax.scatter(
+            1000 * (part["mean_log_p"] - part["centre_log_p"]),
+            1000 * (part["mean_reward"] - part["centre_reward"]),
+            s=5,
+            color=colour,
+            alpha=0.55,
+            linewidths=0,
+            label=label,
+            rasterized=True,
+        )
+    ax.set_xlabel(r"mean log prior, less $\mathrm{E}\log p$ ($10^{-3}$ nat)")
+    ax.set_ylabel(r"mean reward, less $\mathrm{E}\,r$ ($10^{-3}$ nat)")
+
+
+def plot_sweep(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
+    """Correlation among typical corpora against epsilon / sigma_N: theory (`ratio`, `theory`) and measured intervals."""
+    ax.plot(theory["ratio"], theory["theory"], color=BLUE, label="truncated Gaussian")
+    _bars(ax, measured, "ratio", "correlation", color=ORANGE, label="simulated, 95%")
+    ax.set_xscale("log")
+    ax.set_xlabel(r"tolerance $\epsilon/\sigma_N$ (1)")
+    ax.set_ylabel("correlation among typical corpora (1)")
+    for _, row in measured.iterrows():
+        ax.annotate(
+            f"$N=10^{{{len(str(int(row['size']))) - 1}}}$",
+            (row["ratio"], row["correlation"]),
+            xytext=(-4, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+        )
+
+
+def plot_toys(ax, table: pd.DataFrame, marks: pd.DataFrame) -> None:
+    """Histograms of the correlation over toys, one per column of `table`; `marks` holds the published toy's values."""
+    for column, colour in zip(table, (ORANGE, BLUE), strict=False):
+        ax.hist(table[column], bins=24, color=colour, alpha=0.6, label=column)
+        ax.axvline(marks[column].iloc[0], color=colour, linestyle="--", linewidth=0.9)
+    ax.set_xlabel(r"correlation of $\log p$ and $r$ over objects (1)")
+    ax.set_ylabel("number of toys (count)")
+
+
+def plot_tails(ax, table: pd.DataFrame) -> None:
+    """Probability that a corpus is not typical against epsilon: two bounds, the Gaussian and the exact value."""
+    ax.plot(table["epsilon"], table["chebyshev"], color=BLUE, label="Chebyshev (Eq. 11)")
+    ax.plot(table["epsilon"], table["chernoff"], color=GREEN, label="Rényi-Chernoff (App. D)")
+    ax.plot(table["epsilon"], table["gaussian"], color=GREY, linestyle="--", label="Gaussian")
+    _bars(ax, table, "epsilon", "tail", color=ORANGE, label="exact, 95%")
+    ax.set_yscale("log")
+    ax.set_xlabel(r"tolerance $\epsilon$ (nat)")
+    ax.set_ylabel(r"probability beyond $\epsilon$ (1)")
+
+
+def plot_conditioning(ax, seen: pd.DataFrame, tilted: pd.DataFrame, tempered: pd.DataFrame) -> None:
+    """Mean reward against mean log prior: conditional means of corpora beside the two families."""
+    ax.plot(tempered["mean_log_p"], tempered["mean_reward"], color=BLUE, linestyle="--", label=r"$p_+^{1/\tau}$")
+    ax.plot(tilted["mean_log_p"], tilted["mean_reward"], color=GREEN, label=r"$p_+\,p^\lambda$")
+    _bars(ax, seen, "mean_log_p", "mean_reward", color=ORANGE, label="corpora, 95%")
+    ax.set_xlabel(r"mean log prior (nat)")
+    ax.set_ylabel(r"mean reward (nat)")
+
+
+def plot_pushed(axes, table: pd.DataFrame) -> None:
+    """For every adaptor, mean log prior and mean reward under the real law (filled) and the pushed one (open)."""
+    rows = range(len(table))
+    for ax, column, label in zip(
+        axes, ("mean_log_p", "mean_reward"), ("mean log prior (nat)", "mean reward (nat)"), strict=True
+    ):
+        ax.hlines(rows, table[column], table[f"{column}_pushed"], color=GREY, linewidth=0.8)
+        ax.plot(table[column], rows, "o", color=ORANGE, label=r"adaptor on $p_+$")
+        ax.plot(table[f"{column}_pushed"], rows, "o", color=BLUE, fillstyle="none", label="pushed to the prior")
+        ax.set_xlabel(label)
+        ax.margins(y=0.06)
+    axes[0].set_yticks(rows, table["adaptor"])
+    axes[0].set_ylabel("adaptor")
+    axes[1].set_yticks(rows, [])
+    axes[0].invert_yaxis()
+    axes[1].invert_yaxis()
+
+
+def plot_reversal(ax, table: pd.DataFrame) -> None:
+    """Probability of two strings (columns) under each way of normalising (index): a crossing line is a reversal."""
+    for string, colour in zip(table, (ORANGE, BLUE), strict=True):
+        ax.plot(range(len(table)), table[string], "o-", color=colour, label=string)
+    ax.set_xticks(range(len(table)), table.index)
+    ax.set_xlabel("language")
+    ax.set_ylabel(r"probability of the string (1)")
+    ax.margins(x=0.12)
+
+
+def plot_partial_entropy(ax, table: pd.DataFrame) -> None:
+    """Partial entropy of the lengths up to n, and its growth log 2 log log n (column `growth`)."""
+    ax.plot(table["n"], table["partial_entropy"], "o", color=ORANGE, label="sum up to $n$ (exact)")
+    ax.plot(table["n"], table["growth"], color=BLUE, label=r"$\log 2\,\log\log n$ + const")
+    ax.set_xscale("log")
+    ax.set_xlabel("length $n$ (symbols)")
+    ax.set_ylabel("partial entropy (nat)")
+
+
+def plot_length_tail(ax, table: pd.DataFrame) -> None:
+    """Share of sampled strings longer than n with its interval, beside 1 / log2(n + 2)."""
+    ax.plot(table["n"], table["tail"], color=BLUE, label=r"$1/\log_2(n+2)$")
+    _bars(ax, table, "n", "share", color=ORANGE, label="sampled, 95%")
+    ax.set_xscale("log")
+    ax.set_xlabel("length $n$ (symbols)")
+    ax.set_ylabel("probability of a longer string (1)")
