@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -93,7 +94,8 @@ def _sample(language, prompts, texts, tokens, seed, adaptor, stop, batch, sample
     jobs = [(p, t) for p in range(len(prompts)) for t in range(texts)]
     jobs.sort(key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
     done: dict[tuple[int, int], tuple] = {}
-    with progress(total=len(jobs) * tokens, desc=f"sampling {language.name}", unit="token") as bar:
+    stepping = getattr(language, "stepping", nullcontext)
+    with stepping(), progress(total=len(jobs) * tokens, desc=f"sampling {language.name}", unit="token") as bar:
         while jobs:
             length = len(prompts[jobs[0][0]])
             now = [job for job in jobs[:batch] if len(prompts[job[0]]) == length]

@@ -1,6 +1,7 @@
 """Scoring: one pass over a language yields, per token, every column of SPEC 1.1. Memory is O(chunk x vocab)."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import repeat
 from typing import Any
 
@@ -163,7 +164,8 @@ def _check_lengths(jobs, languages) -> None:
 
 def _score(jobs, scorer, source, adaptor, adaptors, bos, chunk, meta) -> Records:
     parts: list[dict[str, np.ndarray]] = []
-    with progress(total=sum(len(ids) for _, ids in jobs), desc=f"scoring under {scorer.name}", unit="token") as bar:
+    stepping, total = getattr(scorer, "stepping", nullcontext), sum(len(ids) for _, ids in jobs)
+    with stepping(), progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
         for batch in _batches(jobs):
             prompts, ids = [jobs[i][0] for i in batch], [jobs[i][1] for i in batch]
             text, position = row_order(ids)

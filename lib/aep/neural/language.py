@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from ..information import log_normalise
 from ..languages.protocol import row_order
 
 __all__ = ["NeuralLanguage"]
+
+
+_SMALL = 10_000_000
 
 
 class _State(NamedTuple):
@@ -70,6 +74,20 @@ class NeuralLanguage:
         return self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """The setting for many small operations: one thread for a small network, whose operations cost less than a second one's start.
+
+        Measured on two cores: equal to two threads on an idle machine, four times as fast on a busy one.
+        """
+        threads = torch.get_num_threads()
+        if self.model.num_parameters() < _SMALL:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[np.ndarray]) -> tuple[torch.Tensor, _State]:
