@@ -14,7 +14,7 @@ if os.environ.get("AEP_NO_HOOK", "0") in ("", "0"):
     from jaxtyping import install_import_hook
 
     # Before the first import of aep: every annotation of the library is checked at every call.
-    install_import_hook("aep", "beartype.beartype")
+    install_import_hook("aep", "typechecks.checked")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,14 +120,12 @@ def _score(options) -> int:
         text = options.file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ParameterError(f"{options.file} is not UTF-8 text: {error}") from error
-    language = _load(options)
-    ids = language.encode(text)
-    if not len(ids):
+    if not text:
         raise ParameterError(f"{options.file} is empty: there is nothing to score")
     context = options.context or "full"
-    records = aep.score([ids], language, context=context)
+    records = aep.score(text, _load(options), context=context)
     records.to_parquet(options.output)
-    print(f"{options.output}: {len(ids)} tokens under {language.name}, context {context}")
+    print(f"{options.output}: {len(records)} tokens under {options.model}, context {context}")
     return 0
 
 
@@ -137,11 +135,6 @@ def _sample(options) -> int:
     from .adaptors import parse
 
     _check_output(options.output)
-    for name in ("texts", "tokens"):
-        if getattr(options, name) < 1:
-            raise ParameterError(f"--{name} must be at least 1, not {getattr(options, name)}")
-    if options.seed < 0:
-        raise ParameterError(f"--seed must not be negative, got {options.seed}")
     adaptor = parse(options.adaptor)
     language = _load(options)
     prompts = None if options.prompt is None else [options.prompt]
@@ -157,7 +150,7 @@ def _sample(options) -> int:
 def _models(_) -> int:
     import aep
 
-    print(aep.models().to_string(index=False))
+    print(aep.models().to_string())
     return 0
 
 
@@ -212,8 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
         options = _arguments().parse_args(arguments)
         return options.function(options)
     except (AepError, OSError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"aep: {message}", file=sys.stderr)
+        strerror, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
+        message = f"{strerror}: {str(filename)!r}" if strerror and filename else str(error)
+        print(f"aep: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("aep: interrupted; what was finished is kept", file=sys.stderr)
