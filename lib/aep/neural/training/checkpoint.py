@@ -56,5 +56,5 @@ def load_checkpoint(folder: Path) -> dict | None:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            _log.warning("checkpoint %s is damaged (%s): trying the one before", path, str(error).splitlines()[0])
+            _log.warning("checkpoint %s is damaged (%s): trying the one before", path, type(error).__name__)
     return None

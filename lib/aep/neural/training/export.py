@@ -18,7 +18,7 @@ from aep.errors import ModelError
 from aep.neural.training import corpus
 from aep.neural.training.cards import LICENCES, readme
 from aep.neural.training.evaluate import Interval, document_losses, load_stored, ratio, unigram_losses
-from aep.neural.training.tokenizer import encode, save_tokenizer
+from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
 
 __all__ = ["card", "export", "sha256_of", "write_model"]
 
@@ -46,15 +46,8 @@ def write_model(run, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Path) -> dict:
     """The machine-readable card of the model stored in `folder`; `counts` are the training tokens by id."""
-    held = corpus.load_split("held-out")
-    tokens = encode(tokenizer, [d.text for d in held])
-    n_tokens = np.array([len(t) for t in tokens])
-    n_bytes = np.array([len(d.text.encode()) for d in held])
-    model = load_stored(folder)
-    losses, unigram = document_losses(model, tokens), unigram_losses(counts, tokens)
-    loss = _rounded(losses, n_tokens)
-    listed = corpus.manifest()
-    spec = run.spec
+    model, spec, listed = load_stored(folder), run.spec, corpus.manifest()
+    loss, held_out = _held_out(model, tokenizer, counts)
     return {
         "name": spec.name,
         "architecture": MistralForCausalLM.__name__,
@@ -67,7 +60,7 @@ def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Pa
         "seconds": round(run.seconds, 1),
         "seed": spec.seed,
         "sizes": asdict(spec),
-        "tokenizer": "raw bytes" if spec.vocabulary == 257 else f"byte-level BPE, {spec.vocabulary} tokens",
+        "tokenizer": "raw bytes" if spec.vocabulary == BYTES else f"byte-level BPE, {spec.vocabulary} tokens",
         "data": {
             "what": listed["description"],
             "manifest": "data/models/corpus.json",
@@ -75,32 +68,47 @@ def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Pa
             "versions": listed["versions"],
             "training_tokens": int(counts.sum()),
         },
-        "training": {
-            "command": f"python -m aep train {spec.name}",
-            "tokens": run.step * spec.batch * spec.length,
-            "cpu_seconds": round(run.cpu_seconds, 1),
-            "threads": run.threads,
-            "device": run.model.device.type,
-            "best_step": run.best_step,
-            "validation_loss": round(run.best_loss, 4),
-            "curve_columns": ["step", "training loss", "validation loss", "seconds"],
-            "curve": [[s, round(a, 4), round(b, 4), round(t, 1)] for s, a, b, t in run.log],
-        },
-        "held_out": {
-            "documents": len(held),
-            "tokens": int(n_tokens.sum()),
-            "bytes": int(n_bytes.sum()),
-            "intervals": "95%, ratio estimator, documents as units",
-            "nats_per_byte": _rounded(losses, n_bytes)._asdict(),
-            "unigram_nats_per_token": _rounded(unigram, n_tokens)._asdict(),
-            "evaluated_on": "the stored float16 weights, in float64; each document alone after the start token",
-        },
+        "training": _training(run),
+        "held_out": held_out,
         "sha256": {p.name: sha256_of(p) for p in sorted(folder.iterdir())},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")},
         },
         "licence": {"weights": "MIT", "text": LICENCES},
+    }
+
+
+def _training(run) -> dict:
+    """How `run` went: command, cost, and the learning curve (losses in nats per token)."""
+    return {
+        "command": f"python -m aep train {run.spec.name}",
+        "tokens": run.step * run.spec.batch * run.spec.length,
+        "cpu_seconds": round(run.cpu_seconds, 1),
+        "threads": run.threads,
+        "device": run.model.device.type,
+        "best_step": run.best_step,
+        "validation_loss": round(run.best_loss, 4),
+        "curve_columns": ["step", "training loss", "validation loss", "seconds"],
+        "curve": [[s, round(a, 4), round(b, 4), round(t, 1)] for s, a, b, t in run.log],
+    }
+
+
+def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> tuple[Interval, dict]:
+    """The held-out loss of `model` (nats per token), and what else is said about the held-out documents."""
+    held = corpus.load_split("held-out")
+    tokens = encode(tokenizer, [d.text for d in held])
+    n_tokens = np.array([len(t) for t in tokens])
+    n_bytes = np.array([len(d.text.encode()) for d in held])
+    losses = document_losses(model, tokens)
+    return _rounded(losses, n_tokens), {
+        "documents": len(held),
+        "tokens": int(n_tokens.sum()),
+        "bytes": int(n_bytes.sum()),
+        "intervals": "95%, ratio estimator, documents as units",
+        "nats_per_byte": _rounded(losses, n_bytes)._asdict(),
+        "unigram_nats_per_token": _rounded(unigram_losses(counts, tokens), n_tokens)._asdict(),
+        "evaluated_on": "the stored float16 weights, in float64; each document alone after the start token",
     }
 
 

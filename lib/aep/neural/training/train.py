@@ -241,4 +241,6 @@ def train(name: str, *, out: Path | str | None = None, threads: int | None = Non
     folder = store() / f"{name}-{spec.hash(listed)}"
     run = fit(spec, tokens["training"], tokens["validation"], folder)
     counts = np.bincount(np.concatenate(tokens["training"]), minlength=spec.vocabulary)
-    return export(run, tokenizer, counts, Path(out) if out is not None else MODELS / name)
+    written = export(run, tokenizer, counts, Path(out) if out is not None else MODELS / name)
+    print(f"{name}: {run.step} steps in {run.seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
+    return written
