@@ -72,7 +72,9 @@ class InfiniteEntropy(ExactLanguage):
         )
 
     @staticmethod
-    def tail(n: Int[np.ndarray, "*shape"] | Sequence | int) -> Float[np.ndarray, "*shape"]:
+    def tail(
+        n: Int[np.ndarray, "*shape"] | Float[np.ndarray, "*shape"] | Sequence | int,
+    ) -> Float[np.ndarray, "*shape"]:
         """P(N > n) = 1/log2(n+2), in (0, 1].
 
         >>> float(InfiniteEntropy.tail([0])[0])

@@ -12,6 +12,7 @@ __all__ = [
     "plot_partial_entropy",
     "plot_pushed",
     "plot_reversal",
+    "plot_share",
     "plot_sweep",
     "plot_tails",
     "plot_toys",
@@ -35,32 +36,31 @@ def plot_objects(ax, table: pd.DataFrame, fit: pd.DataFrame) -> None:
     ax.scatter(table["log_p"], table["reward"], s=table["area"], color=BLUE, alpha=0.35, linewidths=0, rasterized=True)
     ax.fill_between(fit["x"], fit["low"], fit["high"], color=ORANGE, alpha=0.25, linewidth=0)
     ax.plot(fit["x"], fit["y"], color=ORANGE)
+    ax.margins(y=0.12)
     ax.set_xlabel(r"log prior $\log p(y)$ (nat)")
     ax.set_ylabel(r"reward $r(y)$ (nat)")
 
 
-def plot_corpora(ax, table: pd.DataFrame) -> None:
-    """Mean reward against mean log prior of every corpus, the typical ones marked (column `typical`)."""
+def plot_corpora(ax, table: pd.DataFrame, strip: pd.DataFrame) -> None:
+    """Mean reward `y` against mean log prior `x` of every corpus, the typical ones marked (column `typical`).
+
+    Both are deviations from their expectations under p_plus in thousandths of a nat; `strip` has the two lines `low`
+    and `high` over `x` between which corpora are typical.
+    """
+    for edge in ("low", "high"):
+        ax.plot(strip["x"], strip[edge], color=BLACK, linewidth=0.6, linestyle="--")
     for flag, colour, label in ((False, SKY, "not typical"), (True, ORANGE, "typical")):
         part = table[table["typical"] == flag]
-        ax.scatter(
-            1000 * (part["mean_log_p"] - part["centre_log_p"]),
-            1000 * (part["mean_reward"] - part["centre_reward"]),
-            s=5,
-            color=colour,
-            alpha=0.55,
-            linewidths=0,
-            label=label,
-            rasterized=True,
-        )
-    ax.set_xlabel(r"mean log prior, less $\mathrm{E}\log p$ ($10^{-3}$ nat)")
-    ax.set_ylabel(r"mean reward, less $\mathrm{E}\,r$ ($10^{-3}$ nat)")
+        ax.scatter(part["x"], part["y"], s=5, color=colour, alpha=0.55, linewidths=0, label=label, rasterized=True)
+    ax.set_xlabel(r"mean log prior $-\,\mathrm{E}$ ($10^{-3}$ nat)")
+    ax.set_ylabel(r"mean reward $-\,\mathrm{E}$ ($10^{-3}$ nat)")
 
 
 def plot_sweep(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
     """Correlation among typical corpora against epsilon / sigma_N: theory (`ratio`, `theory`) and measured intervals."""
     ax.plot(theory["ratio"], theory["theory"], color=BLUE, label="truncated Gaussian")
     _bars(ax, measured, "ratio", "correlation", color=ORANGE, label="simulated, 95%")
+    ax.axhline(theory["theory"].iloc[-1], color=GREY, linestyle=":", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_xlabel(r"tolerance $\epsilon/\sigma_N$ (1)")
     ax.set_ylabel("correlation among typical corpora (1)")
@@ -79,7 +79,7 @@ def plot_sweep(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
 def plot_toys(ax, table: pd.DataFrame, marks: pd.DataFrame) -> None:
     """Histograms of the correlation over toys, one per column of `table`; `marks` holds the published toy's values."""
     for column, colour in zip(table, (ORANGE, BLUE), strict=False):
-        ax.hist(table[column], bins=24, color=colour, alpha=0.6, label=column)
+        ax.hist(table[column], bins=60, range=(-0.6, 0.6), color=colour, alpha=0.6, label=column)
         ax.axvline(marks[column].iloc[0], color=colour, linestyle="--", linewidth=0.9)
     ax.set_xlabel(r"correlation of $\log p$ and $r$ over objects (1)")
     ax.set_ylabel("number of toys (count)")
@@ -90,7 +90,7 @@ def plot_tails(ax, table: pd.DataFrame) -> None:
     ax.plot(table["epsilon"], table["chebyshev"], color=BLUE, label="Chebyshev (Eq. 11)")
     ax.plot(table["epsilon"], table["chernoff"], color=GREEN, label="Rényi-Chernoff (App. D)")
     ax.plot(table["epsilon"], table["gaussian"], color=GREY, linestyle="--", label="Gaussian")
-    _bars(ax, table, "epsilon", "tail", color=ORANGE, label="exact, 95%")
+    _bars(ax, table, "epsilon", "tail", color=ORANGE, label="importance sampling, 95%")
     ax.set_yscale("log")
     ax.set_xlabel(r"tolerance $\epsilon$ (nat)")
     ax.set_ylabel(r"probability beyond $\epsilon$ (1)")
@@ -98,8 +98,14 @@ def plot_tails(ax, table: pd.DataFrame) -> None:
 
 def plot_conditioning(ax, seen: pd.DataFrame, tilted: pd.DataFrame, tempered: pd.DataFrame) -> None:
     """Mean reward against mean log prior: conditional means of corpora beside the two families."""
-    ax.plot(tempered["mean_log_p"], tempered["mean_reward"], color=BLUE, linestyle="--", label=r"$p_+^{1/\tau}$")
-    ax.plot(tilted["mean_log_p"], tilted["mean_reward"], color=GREEN, label=r"$p_+\,p^\lambda$")
+    ax.plot(
+        tempered["mean_log_p"],
+        tempered["mean_reward"],
+        color=BLUE,
+        linestyle="--",
+        label=r"temperature, $p_{\mathrm{+}}^{1/\tau}$",
+    )
+    ax.plot(tilted["mean_log_p"], tilted["mean_reward"], color=GREEN, label=r"$p_{\mathrm{+}}\,p^\lambda$")
     _bars(ax, seen, "mean_log_p", "mean_reward", color=ORANGE, label="corpora, 95%")
     ax.set_xlabel(r"mean log prior (nat)")
     ax.set_ylabel(r"mean reward (nat)")
@@ -112,7 +118,7 @@ def plot_pushed(axes, table: pd.DataFrame) -> None:
         axes, ("mean_log_p", "mean_reward"), ("mean log prior (nat)", "mean reward (nat)"), strict=True
     ):
         ax.hlines(rows, table[column], table[f"{column}_pushed"], color=GREY, linewidth=0.8)
-        ax.plot(table[column], rows, "o", color=ORANGE, label=r"adaptor on $p_+$")
+        ax.plot(table[column], rows, "o", color=ORANGE, label=r"adaptor on $p_{\mathrm{+}}$")
         ax.plot(table[f"{column}_pushed"], rows, "o", color=BLUE, fillstyle="none", label="pushed to the prior")
         ax.set_xlabel(label)
         ax.margins(y=0.06)
@@ -124,28 +130,38 @@ def plot_pushed(axes, table: pd.DataFrame) -> None:
 
 
 def plot_reversal(ax, table: pd.DataFrame) -> None:
-    """Probability of two strings (columns) under each way of normalising (index): a crossing line is a reversal."""
-    for string, colour in zip(table, (ORANGE, BLUE), strict=True):
-        ax.plot(range(len(table)), table[string], "o-", color=colour, label=string)
-    ax.set_xticks(range(len(table)), table.index)
-    ax.set_xlabel("language")
+    """Probability of two strings (columns) under each sampler (index); the segment joins the two strings of a sampler."""
+    places = range(len(table))
+    ax.vlines(places, table.min(axis=1), table.max(axis=1), color=GREY, linewidth=0.8, zorder=1)
+    for string, colour, marker in zip(table, (ORANGE, BLUE), "os", strict=True):
+        ax.plot(places, table[string], marker, color=colour, markersize=4, label=f"string {string}")
+    ax.set_xticks(places, [label.replace(" top", "\ntop") for label in table.index])
+    ax.set_xlabel("sampler")
     ax.set_ylabel(r"probability of the string (1)")
     ax.margins(x=0.12)
 
 
-def plot_partial_entropy(ax, table: pd.DataFrame) -> None:
-    """Partial entropy of the lengths up to n, and its growth log 2 log log n (column `growth`)."""
+def plot_partial_entropy(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
+    """Entropy of the lengths up to n (`partial_entropy`) and its expansion (column `growth` of `curve`)."""
+    ax.plot(curve["n"], curve["growth"], color=BLUE, label="expansion for large $n$")
     ax.plot(table["n"], table["partial_entropy"], "o", color=ORANGE, label="sum up to $n$ (exact)")
-    ax.plot(table["n"], table["growth"], color=BLUE, label=r"$\log 2\,\log\log n$ + const")
     ax.set_xscale("log")
     ax.set_xlabel("length $n$ (symbols)")
     ax.set_ylabel("partial entropy (nat)")
 
 
-def plot_length_tail(ax, table: pd.DataFrame) -> None:
-    """Share of sampled strings longer than n with its interval, beside 1 / log2(n + 2)."""
-    ax.plot(table["n"], table["tail"], color=BLUE, label=r"$1/\log_2(n+2)$")
+def plot_length_tail(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
+    """Share of sampled strings longer than n with its interval, beside the exact `tail` of `curve`."""
+    ax.plot(curve["n"], curve["tail"], color=BLUE, label=r"$1/\log_2(n+2)$")
     _bars(ax, table, "n", "share", color=ORANGE, label="sampled, 95%")
     ax.set_xscale("log")
     ax.set_xlabel("length $n$ (symbols)")
     ax.set_ylabel("probability of a longer string (1)")
+
+
+def plot_share(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
+    """The correlation of `plot_sweep` against the share of corpora that are typical (`share_typical`)."""
+    ax.plot(theory["share_typical"], theory["theory"], color=BLUE)
+    _bars(ax, measured, "share_typical", "correlation", color=ORANGE)
+    ax.axhline(theory["theory"].iloc[-1], color=GREY, linestyle=":", linewidth=0.8)
+    ax.set_xlabel("share of corpora that are typical (1)")
