@@ -21,7 +21,7 @@ FLOORS = [
     {"sampling", "scoring"},
     {"neural"},
     {"analysis"},
-    {"outputs"},
+    {"outputs", "data_table"},
     {"plotting"},
     {"runner"},
     {"__main__", "bench"},

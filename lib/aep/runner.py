@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from . import outputs
+from . import data_table, outputs
 from .errors import ParameterError, unknown_name
 
 __all__ = ["clean", "plans", "resolve", "run"]
@@ -136,6 +136,8 @@ def run(
             except KeyboardInterrupt:
                 print(f"aep: interrupted in {planned.stem}; finished notebooks are kept", file=sys.stderr)
                 return 130
+    if in_place:
+        data_table.update(root)
     total = f"{len(numbers)} notebook{'s' * (len(numbers) > 1)} in {time.monotonic() - started:.0f} s"
     print(f"{total}, failed: {', '.join(failed)}" if failed else f"{total}, all succeeded")
     return 1 if failed else 0

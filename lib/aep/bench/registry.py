@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import data_table
 from ..errors import ParameterError, unknown_name
 from ..outputs import repository, write_atomically
 
@@ -75,7 +76,8 @@ def run(names: Sequence[str] = (), path: Path | None = None):
     for name in names:
         if name not in known:
             raise ParameterError(unknown_name("benchmark row", name, sorted(known)))
-    path = path or repository() / "data" / "results" / "bench.csv"
+    committed = repository() / "data" / "results" / "bench.csv"
+    path = path or committed
     measured = []
     for name in dict.fromkeys(names or sorted(known)):
         measured.append(_measure(known[name]))
@@ -84,6 +86,8 @@ def run(names: Sequence[str] = (), path: Path | None = None):
         kept = old[~old["name"].isin([r["name"] for r in measured])].to_dict("records")
         table = pd.DataFrame(kept + measured, columns=COLUMNS).sort_values("name")
         write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    if path == committed:
+        data_table.update()
     return pd.DataFrame(measured, columns=COLUMNS)
 
 
