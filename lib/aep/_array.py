@@ -59,5 +59,5 @@ def resolution(x: Any) -> float:
 
 
 def no_rounding_noise(x: Any) -> Any:
-    """A context in which NumPy does not warn of log 0 and of inf - inf that the formula masks afterwards (torch never warns)."""
+    """A context in which NumPy does not warn of log 0 and of inf - inf, which the formula masks (torch never warns)."""
     return np.errstate(divide="ignore", invalid="ignore", over="ignore")

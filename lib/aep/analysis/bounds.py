@@ -30,11 +30,11 @@ def freedman(variance: float, tokens: float, epsilon: float, bound: float) -> fl
 
 
 def renyi_chernoff_band(paths: Paths, alpha: float) -> Band:
-    """h_t and the Rényi-Chernoff margins: contains l_t at every t at once with probability at least 1-α. Paper App. D, per token.
+    """h_t and the Rényi-Chernoff margins: contains l_t at every t at once with probability at least 1-α. Paper App. D.
 
-    For each s of the K = 20 exponents the line crosses with probability at most α/K (Ville), so no s is chosen after looking:
-    s > 0: l_t < (log(K/α) + Σ log M(s))/(st);  s = -u < 0: l_t > -(log(K/α) + Σ log M(-u))/(ut). For s on the grid
-    Λ(1-s)/s = H_{1-s}, so the margin is log(K/α)/(st) plus the mean Rényi gap.
+    Derived per token. For each of the K = 20 exponents s the line crosses with probability at most α/K (Ville), so no s
+    is chosen after looking: s > 0: l_t < (log(K/α) + Σ log M(s))/(st);  s = -u < 0: l_t > -(log(K/α) + Σ log M(-u))/(ut).
+    For s on the grid Λ(1-s)/s = H_{1-s}, so the margin is log(K/α)/(st) plus the mean Rényi gap.
     """
     steps = np.arange(1, paths.surprisal.shape[-1] + 1)
     price = np.log(len(EXPONENTS) / alpha)
@@ -57,8 +57,9 @@ def plan_tokens(pilot: Paths, epsilon: float, delta: float, *, bound: float | No
     """The T that |l_T - h_T| <= ε at level δ needs, from the mean columns of a pilot sample, before the text is sampled.
 
     CLT: Φ^{-1}(1-δ/2)² v/ε². Chebyshev: v/(δε²). Freedman: 2(v + cε/3) log(2/δ)/ε² (needs `bound` c >= |a - H|, else inf).
-    Rényi-Chernoff: max over both tails of min_s log(2/δ)/(|s|(ε - gap(s))), gap(s) = mean(log M(s))/s - mean H; the best s lies
-    near ε/v and is fixed here, before looking. All but Chebyshev hold as far as a text's mean columns equal the pilot's.
+    Rényi-Chernoff: max over both tails of min_s log(2/δ)/(|s|(ε - gap(s))), gap(s) = mean(log M(s))/s - mean H; the best s
+    lies near ε/v and is fixed here, before looking. All but Chebyshev hold as far as a text's mean columns equal the
+    pilot's.
     """
     if not epsilon > 0 or not 0 < delta < 1:
         raise ParameterError(

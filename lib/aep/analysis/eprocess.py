@@ -1,8 +1,8 @@
 """Tests and bands that stay valid while one watches, from the columns a record holds. SPEC 1.6.
 
 For any s, Π_t exp(s·a_t - Λ_t(1-s)) is a non-negative martingale with mean 1 when the text was sampled from the scorer: the
-likelihood ratio of temperature 1/(1-s) against temperature 1. Where s is not in the stored grid, log M_t(s) >= Λ_t(1-s) built from H_t,
-V_t and Λ_t(7/8) gives a supermartingale. The e-process is their mixture with weights fixed in advance.
+likelihood ratio of temperature 1/(1-s) against temperature 1. Where s is not in the stored grid, log M_t(s) >= Λ_t(1-s)
+built from H_t, V_t and Λ_t(7/8) gives a supermartingale. The e-process is their mixture with weights fixed in advance.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ..errors import ParameterError
 from ..information import THETAS
-from .typicality import PerText, Paths, Steps
+from .typicality import Paths, PerText, Steps
 
 __all__ = ["EXPONENTS", "Band", "first_rejection", "log_e_process", "log_mgf", "time_uniform_band"]
 
@@ -23,9 +23,10 @@ EXPONENTS = _EXACT + _SMALL
 
 
 def log_mgf(paths: Paths, s: float) -> Steps:
-    """An upper bound log M_t(s) of log E[exp(s·a_t)], exact (= Λ_t(1-s)) on the stored grid. Nats; s in [-1/8, 1/8] otherwise.
+    """An upper bound log M_t(s) of log E[exp(s·a_t)], nats: Λ_t(1-s) itself on the stored grid, else |s| <= 1/8.
 
-    0 < s <= 1/8: M = 1 + sH + s²(V+H²)/2 + (8s)³R,  R = e^{Λ(7/8)} - 1 - H/8 - (V+H²)/128, since (sa)^k <= (8s)³(a/8)^k for k >= 3;
+    0 < s <= 1/8: M = 1 + sH + s²(V+H²)/2 + (8s)³R,  R = e^{Λ(7/8)} - 1 - H/8 - (V+H²)/128,
+    since (sa)^k <= (8s)³(a/8)^k for k >= 3;
     s = -u < 0:  M = 1 - uH + u²(V+H²)/2, since e^{-x} <= 1 - x + x²/2 for x >= 0.
 
     >>> one = np.ones(1)
@@ -41,14 +42,12 @@ def log_mgf(paths: Paths, s: float) -> Steps:
     series = s * first + s**2 * second / 2
     if s > 0:
         rest = np.expm1(paths.log_partition[0.875]) - first / 8 - second / 128
-        series = series + (8 * s) ** 3 * np.maximum(
-            rest, 0.0
-        )  # a remainder of positive terms; below 0 only by rounding
+        series = series + (8 * s) ** 3 * np.maximum(rest, 0.0)  # positive terms; below 0 only by rounding
     return np.log1p(series)
 
 
 def log_e_process(paths: Paths) -> Steps:
-    """log of the mixture e-process at every T: log Σ_k w_k exp(s_k Σa - Σ log M(s_k)). At most 0 in expectation of its exponential.
+    """log of the mixture e-process at every T: log Σ_k w_k exp(s_k Σa - Σ log M(s_k)). E[e-process] <= 1.
 
     P(sup_T e-process >= 1/α) <= α for text sampled from the scorer, at any stopping time (Ville's inequality).
     """
@@ -81,8 +80,9 @@ class Band(NamedTuple):
 def time_uniform_band(paths: Paths, alpha: float) -> Band:
     """{S/t : Σ_k w_k exp(s_k S - Σ_{i<=t} log M_i(s_k)) < 1/α}: contains l_t at all t at once with probability at least 1-α.
 
-    The left side is convex in S and at most 1 at S = Σ H_i (Jensen), so the set is an interval around h_t; its ends are found by
-    bisection. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h is observed.
+    The left side is convex in S and at most 1 at S = Σ H_i (Jensen), so the set is an interval around h_t; its ends are
+    found by bisection. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h
+    is observed.
     """
     if not 0 < alpha < 1:
         raise ParameterError(f"alpha={alpha!r}: a level in (0, 1) is needed")

@@ -1,16 +1,29 @@
 """Tidy tables of the self-AEP, one function per figure or table of notebook 02. Rows in, rows out; nothing is drawn."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
+from scipy import stats
 
 from ..errors import ParameterError
 from ..records import Records, Texts
 from . import intervals
 from .eprocess import first_rejection, log_e_process, time_uniform_band
-from .typicality import PerText, Paths, Steps, running_mean, running_sigma, z_test
+from .typicality import Paths, PerText, Steps, running_mean, running_sigma, z_test
 
-__all__ = ["convergence", "drift", "lengths", "peeked_rejection", "per_text", "rejections", "running"]
+__all__ = [
+    "by_prompt",
+    "convergence",
+    "drift",
+    "lengths",
+    "peeked_rejection",
+    "per_text",
+    "qq",
+    "rejections",
+    "running",
+]
 
 
 def per_text(records: Records, texts: Texts, model: str) -> pd.DataFrame:
@@ -28,6 +41,20 @@ def per_text(records: Records, texts: Texts, model: str) -> pd.DataFrame:
     table = pd.DataFrame({"model": model, "prompt": texts.prompt, "tokens": paths.surprisal.shape[-1], **columns})
     table.insert(5, "difference", table.log_perplexity - table.empirical_entropy)
     return table
+
+
+def by_prompt(table: pd.DataFrame, prompts: Sequence[str]) -> pd.DataFrame:
+    """Per model and prompt: texts, mean l, mean h, and mean l - h with its 95% t interval over texts (nats per token).
+
+    `table` is the concatenation of `per_text`; `prompts` the strings in their order.
+    """
+    rows = []
+    for (model, prompt), part in table.groupby(["model", "prompt"], sort=False):
+        gap = intervals.mean(part.difference.to_numpy())
+        row = {"model": model, "prompt": prompts[prompt], "texts": len(part)}
+        row |= {"l": part.log_perplexity.mean(), "h": part.empirical_entropy.mean()}
+        rows.append(row | {"l - h": gap.estimate, "low": gap.low, "high": gap.high})
+    return pd.DataFrame(rows)
 
 
 def running(records: Records, text: int, alpha: float = 0.05) -> pd.DataFrame:
@@ -58,7 +85,7 @@ def lengths(tokens: int, points: int = 9, first: int = 8) -> np.ndarray:
 def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.DataFrame:
     """Per length T: root mean square of l - h over texts with its interval, the predicted sqrt(E Σ V)/T, and three shares.
 
-    `in_1_sigma`, `in_2_sigma` count texts inside ±σ_T, ±2σ_T (which narrow with T), `in_fixed` those inside ±`fixed_width` nats.
+    `in_1_sigma`, `in_2_sigma` count texts inside ±σ_T, ±2σ_T (which narrow with T), `in_fixed` those inside ±`fixed_width`.
     Intervals are over texts (95%): t for the mean square, exact binomial for shares.
     """
     paths = Paths.of(records)
@@ -71,11 +98,20 @@ def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.Data
         row = {"tokens": t, "rms": np.sqrt(square.estimate)}
         row |= {"rms_low": np.sqrt(max(square.low, 0.0)), "rms_high": np.sqrt(square.high)}
         row["predicted"] = np.sqrt(np.mean(s**2))
-        for name, inside in (("in_1_sigma", d**2 <= s**2), ("in_2_sigma", d**2 <= 4 * s**2), ("in_fixed", abs(d) <= fixed_width)):
-            found = intervals.share(inside)
+        inside = {"in_1_sigma": d**2 <= s**2, "in_2_sigma": d**2 <= 4 * s**2, "in_fixed": abs(d) <= fixed_width}
+        for name, hits in inside.items():
+            found = intervals.share(hits)
             row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def qq(z: PerText, name: str) -> pd.DataFrame:
+    """Ordered z beside the quantiles of N(0,1), with the pointwise 95% band that correct samples of this size stay in."""
+    z = np.sort(z[np.isfinite(z)])
+    n, order = len(z), np.arange(1, len(z) + 1)
+    low, high = (stats.norm.ppf(stats.beta.ppf(q, order, n + 1 - order)) for q in (0.025, 0.975))
+    return pd.DataFrame({"set": name, "normal": stats.norm.ppf((order - 0.5) / n), "z": z, "low": low, "high": high})
 
 
 def peeked_rejection(paths: Paths, critical: float, first: int = 30) -> PerText:
@@ -118,25 +154,24 @@ def rejections(records: Records, at: np.ndarray, *, alpha: float, critical: floa
 def drift(records: Records) -> dict[str, float]:
     """For text of a sampler q scored under raw p (a pair record): measured and predicted l - h, and l - h under q itself.
 
-    The predicted drift is mean(b_t - H_t), b_t = -Σ q log p the cross-entropy of the adapted law, H_t that of p: E_q[-log p] - H(p)
-    along the same path. Intervals (95%, t) are over texts. `z` are pooled over texts: Σ(a - b)/sqrt(Σ v) and Σ(a_q - H_q)/sqrt(Σ V_q).
+    The predicted drift is mean(b_t - H_t), b_t = -Σ q log p the cross-entropy of the adapted law, H_t the entropy of p:
+    E_q[-log p] - H(p) along the same path; `predicted_z` is the z that this drift alone would give, averaged over texts.
+    Intervals (95%, t) are over texts. `z_pooled` = ΣΣ(a - b)/sqrt(ΣΣ v) tests the prediction, and
+    with it convergence under q: a_q - H_q = (a - b)/τ at every token, for every adaptor of temperature τ.
     """
     surprisal, entropy = records.matrix("surprisal"), records.matrix("entropy")
     cross, own = records.matrix("cross_entropy"), records.matrix("source_surprisal") - records.matrix("source_entropy")
     measured = intervals.mean(np.mean(surprisal - entropy, axis=1))
+    shift = np.sum(cross - entropy, axis=1) / np.sqrt(np.sum(records.matrix("varentropy"), axis=1))
     under_q = intervals.mean(np.mean(own, axis=1))
     return {
         "drift": measured.estimate,
         "drift_low": measured.low,
         "drift_high": measured.high,
         "predicted": float(np.mean(cross - entropy)),
-        "z_from_prediction": _pooled(surprisal - cross, records.matrix("cross_varentropy")),
+        "predicted_z": float(np.mean(shift)),
+        "z_pooled": float(np.sum(surprisal - cross) / np.sqrt(np.sum(records.matrix("cross_varentropy")))),
         "under_q": under_q.estimate,
         "under_q_low": under_q.low,
         "under_q_high": under_q.high,
-        "z_under_q": _pooled(own, records.matrix("source_varentropy")),
     }
-
-
-def _pooled(difference: Float[np.ndarray, "texts tokens"], variance: Float[np.ndarray, "texts tokens"]) -> float:
-    return float(np.sum(difference) / np.sqrt(np.sum(variance)))

@@ -1,8 +1,8 @@
 """From a record to the self-AEP: running l and h, σ, z with its "no test" case, typical sets and their sizes.
 
 All arrays are (..., T): the last axis is the position in a text. Nats; varentropies in nats².
-With a_t the surprisal and H_t, V_t the conditional entropy and varentropy, D_t = a_t - H_t is a martingale difference when the
-text was sampled from the scorer: l_T - h_T = (1/T) Σ D_t has mean 0 and variance E[Σ V_t]/T² at every T.
+With a_t the surprisal and H_t, V_t the conditional entropy and varentropy, D_t = a_t - H_t is a martingale difference when
+the text was sampled from the scorer: l_T - h_T = (1/T) Σ D_t has mean 0 and variance E[Σ V_t]/T² at every T.
 """
 
 from typing import Any, NamedTuple
@@ -99,9 +99,9 @@ class ZTest(NamedTuple):
 def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float = 30.0) -> ZTest:
     """z_T = Σ(a_t - H_t)/sqrt(Σ V_t), N(0,1) under the null by the martingale central limit theorem. SPEC 1.2.
 
-    The theorem wants Σ V_t to grow and no token to dominate it. A text has "no test" when fewer than `least` tokens effectively
-    share the variance (`effective_tokens`), or when the second half of the text adds less than 1% of it: in a repetition
-    loop Σ V_t stays bounded, and z says nothing about the loop. z < 0 is over-typical, z > 0 under-typical.
+    The theorem wants Σ V_t to grow and no token to dominate it. A text has "no test" when fewer than `least` tokens
+    effectively share the variance (`effective_tokens`), or when the second half of the text adds less than 1% of it:
+    in a repetition loop Σ V_t stays bounded, and z says nothing about the loop. z < 0 is over-typical, z > 0 under-typical.
     """
     drift = np.sum(surprisal - entropy, axis=-1)
     information = np.sum(varentropy, axis=-1)
@@ -125,7 +125,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(z: Float[np.ndarray, "texts"], *, level: float = 0.001) -> Calibration:
-    """SPEC 1.8: mean z inside ±Φ^{-1}(1 - level/2)/sqrt(n), Σz² inside the central χ²_n interval, Kolmogorov-Smirnov p > level.
+    """SPEC 1.8: mean z inside ±Φ^{-1}(1 - level/2)/sqrt(n), Σz² inside the central χ²_n interval, KS p-value > level.
 
     A correct build misses with a chance of at most 3·level; pass level/m for m models (Bonferroni; Holm rejects no less).
     """
@@ -154,7 +154,7 @@ def is_locally_typical(surprisal: Steps, entropy: Steps, epsilon: float) -> Bool
 
 
 class SetSize(NamedTuple):
-    """`log_size` = (1/T) log|A| in nats per token with a bootstrap interval; `effective` sample size of the weights; `pareto_k`."""
+    """(1/T) log|A|, nats per token, with a bootstrap interval; `effective` sample size of the weights and `pareto_k`."""
 
     log_size: float
     low: float
@@ -173,8 +173,9 @@ def log_set_size(
 ) -> SetSize:
     """(1/T) log|A| by importance sampling: |A| = E_p[1{x in A}/p(x)], from texts sampled from p.
 
-    `total` is Σ a_t = -log p(x) per text. Weights 1/p(x) are heavy-tailed: the interval (bootstrap over texts) is only to be
-    believed when `pareto_k` is below 0.7 (Vehtari et al. 2024); above it the estimate is a lower-tail guess. NaN if no text is inside.
+    `total` is Σ a_t = -log p(x) per text. Weights 1/p(x) are heavy-tailed: the interval (bootstrap over
+    texts) is only to be believed when `pareto_k` is below 0.7 (Vehtari et al. 2024); above it the estimate is a lower-tail
+    guess. NaN if no text is inside.
     """
     n = len(total)
     if not inside.any():

@@ -25,15 +25,15 @@ class Language(Protocol):
     fingerprint: str
 
     def start(self, prompts: Sequence[np.ndarray]) -> tuple[Any, Any]:
-        """`log_p` (batch, vocab) after each prompt, and a state. Prompts are id arrays of one common length, may be empty."""
+        """`log_p` (batch, vocab) after each prompt, and a state. Prompts are id arrays of one common length, 0 included."""
 
     def step(self, state: Any, ids: np.ndarray) -> tuple[Any, Any]:
-        """`log_p` (batch, vocab) after appending ``ids[i]`` to prefix i, and the next state (the old one may be consumed)."""
+        """`log_p` (batch, vocab) after appending ``ids[i]`` to prefix i, and the next state (the old one is consumed)."""
 
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
     ) -> Iterator[Any]:
-        """Unnormalised log-probabilities (at most `chunk` rows, vocab) of every scored position, in the order of `row_order`."""
+        """Unnormalised log-probabilities (at most `chunk`, vocab) of every scored position, in the order of `row_order`."""
 
     def needs_context(self, bos: bool) -> bool:
         """Whether a text without a prompt must give its first token away as context (no start token, or none wanted)."""

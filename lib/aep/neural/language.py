@@ -77,7 +77,8 @@ class NeuralLanguage:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """The setting for many small operations: one thread for a small network, whose operations cost less than a second one's start.
+        """The setting for many small operations: one thread for a small network, whose operations cost less than a
+        second one's start.
 
         Measured on two cores: equal to two threads on an idle machine, four times as fast on a busy one.
         """
@@ -124,7 +125,7 @@ class NeuralLanguage:
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
     ) -> Iterator[torch.Tensor]:
-        """Logits (at most `chunk`, vocab) of every scored position in the order of `row_order`, texts padded on the right."""
+        """Logits (at most `chunk`, vocab) of scored positions in the order of `row_order`, texts padded on the right."""
         contexts = [self._context(p, bos) for p in prompts]
         inputs = [np.concatenate([c, t[:-1]]) for c, t in zip(contexts, texts, strict=True)]
         width = max(map(len, inputs))

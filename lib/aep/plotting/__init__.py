@@ -85,7 +85,8 @@ def label_panels(axes: Iterable) -> None:
 
 
 def savefig(figure, run: Run, name: str) -> None:
-    """Write ``<name>.pdf`` and ``<name>.png`` below the run's output root, without dates, so that equal runs give equal bytes.
+    """Write ``<name>.pdf`` and ``<name>.png`` below the run's output root, without dates, so that equal runs give
+    equal bytes.
 
     ParameterError if `name` is not of the form ``fig<notebook><letter>_<words>``, e.g. ``fig02a_running_lp_h``.
     """
