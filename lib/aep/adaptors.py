@@ -9,6 +9,7 @@ Source: paper 2406.10203, section 4 (Eq. 5-8) and App. E (Eq. 39-44).
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
@@ -89,7 +90,7 @@ def _keep_eta(log_p: LogP, epsilon: float) -> Kept:
 _POSITIVE = ("a number above 0", lambda x: x > 0 and math.isfinite(x))
 _SHARE = ("a number in (0, 1]", lambda x: 0 < x <= 1)
 _OPEN = ("a number in (0, 1)", lambda x: 0 < x < 1)
-_COUNT = ("an integer of at least 1", lambda x: x >= 1 and x == int(x))
+_COUNT = ("an integer of at least 1", lambda x: x >= 1 and math.isfinite(x) and x == int(x))
 
 _KINDS = {  # in the order of transformers
     "temperature": (_POSITIVE, None),
@@ -181,7 +182,7 @@ class Adaptor:
 
 def _single(kind: str, value: float) -> Adaptor:
     domain, valid = _KINDS[kind][0]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not valid(value):  # NumPy's numbers are Real
         raise AdaptorError(f"{kind}({value!r}): the parameter must be {domain}")
     return Adaptor(((kind, int(value) if kind == "top_k" else float(value)),))
 
@@ -242,6 +243,8 @@ def parse(text: str) -> Adaptor:
         kind, value = match.groups()
         if kind == "ancestral" and not value:
             continue
+        if kind == "ancestral":
+            raise AdaptorError(f"ancestral({value}): ancestral sampling takes no parameter")
         if kind not in _KINDS:
             raise AdaptorError(unknown_name("adaptor", kind, ["ancestral", *_KINDS]))
         try:

@@ -127,10 +127,8 @@ def log_partition(log_p: LogP, theta: float) -> PerRow:
     >>> bool(np.isclose(log_partition(np.log(np.full(8, 1 / 8)), 0.5), 0.5 * np.log(8)))
     True
     """
-    xp = namespace(log_p)
-    if theta == 0:
-        return xp.log(xp.sum(xp.astype(xp.isfinite(log_p), log_p.dtype), axis=-1))
-    return log_sum_exp(theta * log_p)
+    with no_rounding_noise(log_p):
+        return log_sum_exp(namespace(log_p).where(log_p == -float("inf"), log_p, theta * log_p))
 
 
 def log_partition_grid(log_p: LogP) -> dict[float, PerRow]:
@@ -239,8 +237,8 @@ def check_distribution(log_p: LogP, *, what: str = "log_p", tolerance: float | N
     return log_p
 
 
-def check_probabilities(p: LogP, *, what: str = "p", tolerance: float = 1e-9) -> LogP:
-    """log p (..., vocab) of probabilities `p`; DistributionError on NaN, negative values or a row that does not sum to one."""
+def check_probabilities(p: LogP, *, what: str = "p", tolerance: float | None = None) -> LogP:
+    """log p (..., vocab) of probabilities `p`; DistributionError on NaN, negative values or a sum that is not one."""
     rows = as_numpy(p).reshape(-1, p.shape[-1])
     bad = ~(rows >= 0)
     if bad.any():

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from ._display import plain_text, token_map
 from .errors import PromptError, RecordError, unknown_name
 from .information import THETAS
+from .languages.protocol import as_ids
 
 __all__ = ["SCHEMA_VERSION", "Records", "Texts", "content_key", "stored", "theta_column"]
 
@@ -51,8 +53,8 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(f"schema {SCHEMA_VERSION} {plain}".encode()).hexdigest()[:16]
 
 
-def _checksum(table: pa.Table) -> str:
-    digest = hashlib.sha256()
+def _checksum(table: pa.Table, meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
     for name in table.column_names:
         digest.update(name.encode())
         column = table.column(name).combine_chunks()
@@ -64,11 +66,12 @@ def _checksum(table: pa.Table) -> str:
 def _write(table: pa.Table, kind: str, meta: Mapping[str, Any], path: Path) -> None:
     """Write under a temporary name, then rename: a reader sees the whole file or none."""
     path = Path(path)
+    described = json.dumps(meta)
     header = {
         "aep_kind": kind,
         "aep_schema": str(SCHEMA_VERSION),
-        "aep_meta": json.dumps(meta),
-        "aep_sum": _checksum(table),
+        "aep_meta": described,
+        "aep_sum": _checksum(table, described),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -77,7 +80,8 @@ def _write(table: pa.Table, kind: str, meta: Mapping[str, Any], path: Path) -> N
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _read(path: Path, kind: str) -> tuple[pa.Table, dict]:
@@ -90,14 +94,14 @@ def _read(path: Path, kind: str) -> tuple[pa.Table, dict]:
         raise RecordError(
             f"{path} is damaged or no Parquet file ({str(error).splitlines()[0]}): make it again"
         ) from None
-    header = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    header = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (table.schema.metadata or {}).items()}
     if header.get("aep_kind") != kind:
         raise RecordError(f"{path} holds {header.get('aep_kind', 'a foreign table')!r}, not {kind!r}")
     if header.get("aep_schema") != str(SCHEMA_VERSION):
         raise RecordError(
             f"{path} has schema version {header.get('aep_schema')}, this aep reads {SCHEMA_VERSION}: make it again"
         )
-    if header.get("aep_sum") != _checksum(table):
+    if header.get("aep_sum") != _checksum(table, header.get("aep_meta", "")):
         raise RecordError(f"{path} was altered after it was written (checksum differs): make it again")
     return table, json.loads(header["aep_meta"])
 
@@ -107,8 +111,9 @@ class Texts:
     """Sampled (or given) token ids and how they came about.
 
     `ids`: one integer array per text; `prompts`: the distinct prompts as ids; `prompt`: index into them per text;
-    `sampler`: language, fingerprint, adaptor, seed, stop rule, dtype, versions; `finished`: False for a text that was cut at the
-    length cap under ``stop="eos"``; `log_q`, `log_normaliser`: what the sampler drew each token with (nats), or None.
+    `sampler`: language, fingerprint, adaptor, seed, stop rule, dtype, versions; `finished`: False for a text that was
+    cut at the length cap under ``stop="eos"``; `log_q`, `log_normaliser`: what the sampler drew each token with
+    (nats), or None.
     """
 
     ids: list[np.ndarray]
@@ -127,9 +132,9 @@ class Texts:
         return cls.from_ids(language, [language.encode(s) for s in strings])
 
     @classmethod
-    def from_ids(cls, language: Any, ids: Sequence[Sequence[int]]) -> "Texts":
+    def from_ids(cls, language: Any, ids: Sequence[Sequence[int] | np.ndarray] | np.ndarray) -> "Texts":
         """Texts given as token ids, without prompt and without a sampler; PromptError for an empty one."""
-        arrays = [np.asarray(i, dtype=np.int64) for i in ids]
+        arrays = [as_ids(row, language.vocab_size, f"text {k}") for k, row in enumerate(ids)]
         empty = next((k for k, a in enumerate(arrays) if not a.size), None)
         if empty is not None or not arrays:
             raise PromptError(f"text {empty or 0} is empty: there is nothing to score")

@@ -47,7 +47,7 @@ def draw(log_q: Float[Any, "batch vocab"], uniform: Float[np.ndarray, "batch"]) 
 
 def sample(
     language: Language,
-    prompts: Sequence[str | Sequence[int]] | str | None = None,
+    prompts: Sequence[str | Sequence[int] | np.ndarray] | np.ndarray | str | None = None,
     *,
     texts: int = 1,
     tokens: int,
@@ -76,7 +76,7 @@ def sample(
     ------
     PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError
     """
-    adaptor = _checked(texts, tokens, seed, adaptor, stop, language)
+    adaptor = _checked(texts, tokens, seed, batch, adaptor, stop, language)
     prompt_ids = _prompt_ids(language, prompts)
     _check_context(language, prompt_ids, tokens)
     sampler = _description(language, adaptor, seed, stop, tokens)
@@ -143,8 +143,8 @@ def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple
     return [(ids[i, :k], log_q[i, :k], log_z[i, :k], bool(ended[i])) for i, k in enumerate(length)]
 
 
-def _checked(texts, tokens, seed, adaptor, stop, language) -> Adaptor:
-    for name, value in (("texts", texts), ("tokens", tokens), ("seed", seed)):
+def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
+    for name, value in (("texts", texts), ("tokens", tokens), ("seed", seed), ("batch", batch)):
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ParameterError(f"{name}={value!r}: an integer of at least {least} is needed")

@@ -33,7 +33,7 @@ _BATCH_TOKENS = 8192
 
 
 def score(
-    texts: Texts | str | Sequence[str] | Sequence[Sequence[int]],
+    texts: Texts | str | Sequence[str] | Sequence[Sequence[int] | np.ndarray] | np.ndarray,
     scorer: Language,
     *,
     source: Language | None = None,
@@ -68,6 +68,8 @@ def score(
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
     if context not in _CONTEXTS:
         raise ParameterError(unknown_name("context", context, _CONTEXTS))
+    if chunk < 1:
+        raise ParameterError(f"chunk={chunk}: at least 1 row is needed")
     for a in (adaptor, *adaptors):
         if a is not None and not isinstance(a, Adaptor):
             raise AdaptorError(f"adaptor={a!r}: give an adaptor such as aep.temperature(.8)")
@@ -157,8 +159,8 @@ def _check_lengths(jobs, languages) -> None:
         for i, (context, ids) in enumerate(jobs):
             if limit is not None and len(context) + len(ids) > limit:
                 raise ContextTooLong(
-                    f"text {i} has {len(context) + len(ids)} tokens with its prompt, {language.name} has a context of {limit}: "
-                    "context='full' needs shorter texts"
+                    f"text {i} has {len(context) + len(ids)} tokens with its prompt, {language.name} has a context of "
+                    f"{limit}: context='full' needs shorter texts"
                 )
 
 

@@ -28,7 +28,7 @@ class Language(Protocol):
         """`log_p` (batch, vocab) after each prompt, and a state. Prompts are id arrays of one common length, 0 included."""
 
     def step(self, state: Any, ids: np.ndarray) -> tuple[Any, Any]:
-        """`log_p` (batch, vocab) after appending ``ids[i]`` to prefix i, and the next state (the old one is consumed)."""
+        """`log_p` (batch, vocab) after one more token per prefix, and the next state (the old one may be consumed)."""
 
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256

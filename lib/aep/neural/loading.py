@@ -128,20 +128,33 @@ def _check_folder(folder: Path) -> None:
 def _from_folder(folder: Path, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any):
     options = {"trust_remote_code": False, **where}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        with _TokenizerDamage(name):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype) if dtype else "auto", use_safetensors=True, **options
         )
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
-    except Exception as error:  # tokenizers reports a damaged tokenizer.json by a plain Exception
-        if type(error) is not Exception:
-            raise
-        raise ModelError(f"model {name!r} has a damaged tokenizer.json: {_first_line(error)}") from None
     return NeuralLanguage(model.to(device), tokenizer, name=name, fingerprint=fingerprint)
 
 
-def _first_line(error: Exception) -> str:
+class _TokenizerDamage:
+    """Turns the plain `Exception` (no subclass) by which `tokenizers` reports a damaged tokenizer.json into a ModelError."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is Exception:
+            raise ModelError(f"model {self.name!r} has a damaged tokenizer.json: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
