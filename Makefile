@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "$(PYTHON) cannot make a virtual environment: install the system package $(notdir $(PYTHON))-venv"; exit 1; }
 	@test -x $(PY) || { echo "making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "installing the pinned dependencies into .venv: 1 to 10 minutes, mostly download$(if $(TORCH_INDEX),, (on Linux PyTorch comes with CUDA, about 3 GB))"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e ".[test,dev]"
 	@touch $(READY)
 
