@@ -34,11 +34,11 @@ not meant to inform anyone about anything: what it says of a function is made up
 | architecture | `{card["architecture"]}`: width {sizes["hidden"]}, {sizes["layers"]} layers, {sizes["heads"]} heads, \
 feed-forward {sizes["feed_forward"]}, tied embeddings |
 | context | sliding window of {sizes["window"]} tokens: exact with a rolling cache for texts of any length |
-| tokenizer | {card["tokenizer"]}; token 0, `<|text|>`, starts and ends a text and is never added by itself |
+| tokenizer | {card["tokenizer"]}; token 0 starts and ends a text and is never added by itself |
 | data | docstrings of {versions}, as listed in `{data["manifest"]}`; {data["training_tokens"]:,} training tokens |
 | training | `{training["command"]}`: {card["steps"]:,} steps of {sizes["batch"]} × {sizes["length"]} \
-tokens, seed {card["seed"]}; {card["seconds"] / 60:.1f} minutes, {training["cpu_seconds"] / 60:.1f} of them of \
-processor time ({training["device"]}, threads: {training["threads"]}) |
+tokens, seed {card["seed"]}; {card["seconds"] / 60:.1f} minutes on {training["device"]} (threads: {training["threads"]}; \
+processor time {training["cpu_seconds"] / 60:.1f} minutes) |
 | held-out loss | **{loss} nats per token**, \
 {_interval(**held["nats_per_byte"])} nats per byte |
 | for scale | token frequencies alone: {_interval(**held["unigram_nats_per_token"])} nats per token |
