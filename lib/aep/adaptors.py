@@ -74,7 +74,7 @@ def _keep_typical(log_p: LogP, mass: float) -> Kept:
     return distance <= gather(xp.take_along_axis(distance, order, axis=-1), last)[..., None]
 
 
-def _keep_epsilon(log_p: LogP, threshold: float | PerRow) -> Kept:
+def _keep_epsilon(log_p: LogP, threshold: float | Float[Any, "*batch 1"]) -> Kept:
     """Tokens of probability at least `threshold`; always the most probable one."""
     xp = namespace(log_p)
     return (xp.exp(log_p) >= threshold) | (log_p == xp.max(log_p, axis=-1, keepdims=True))
@@ -180,7 +180,7 @@ class Adaptor:
         return self.transform(log_p).log_q
 
 
-def _single(kind: str, value: float) -> Adaptor:
+def _single(kind: str, value: Real) -> Adaptor:
     domain, valid = _KINDS[kind][0]
     if isinstance(value, bool) or not isinstance(value, Real) or not valid(value):  # NumPy's numbers are Real
         raise AdaptorError(f"{kind}({value!r}): the parameter must be {domain}")
