@@ -3,9 +3,14 @@
 import math
 
 import numpy as np
-import oracles
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+import oracles
 from aep import information, temperature, top_k
 from aep.analysis import tradeoff
 from aep.analysis.bounds import chebyshev
@@ -13,10 +18,6 @@ from aep.analysis.concentration import renyi_chernoff, tail_probability
 from aep.analysis.intervals import bootstrap, fisher, mean, weighted_correlation
 from aep.errors import AepError
 from aep.languages import Toy, toy
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy import stats
 
 EPSILON = 0.001
 
@@ -247,3 +248,9 @@ def test_mean_interval_is_the_t_interval_of_scipy():
 def test_a_bootstrap_of_few_units_is_refused():
     with pytest.raises(AepError, match="20 units"):
         bootstrap(np.mean, np.arange(20.0), rng=np.random.default_rng(0))
+
+
+def test_a_bootstrap_of_many_units_needs_no_quadratic_memory():
+    x = np.random.default_rng(39).normal(size=50_000)
+    interval = bootstrap(np.mean, x, rng=np.random.default_rng(40), resamples=99)
+    np.testing.assert_allclose(interval[1:], mean(x)[1:], atol=0.003)

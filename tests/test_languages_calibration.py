@@ -6,9 +6,10 @@ probability of about .012 (twelve checks at .001 each), for a new choice of seed
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from aep import information
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain, Mixture, toy, zipf
-from scipy import stats
 
 TEXTS, TOKENS = 2000, 600
 LEVEL = 0.001

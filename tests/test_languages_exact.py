@@ -4,13 +4,14 @@ import itertools
 import math
 
 import numpy as np
-import oracles
 import pytest
-from aep.errors import DistributionError, PromptError, VocabularyMismatch
-from aep.languages import FiniteLanguage, HiddenMarkov, InfiniteEntropy, Language, MarkovChain, Mixture, reversal, zipf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+import oracles
+from aep.errors import DistributionError, PromptError, VocabularyMismatch
+from aep.languages import FiniteLanguage, HiddenMarkov, InfiniteEntropy, Language, MarkovChain, Mixture, reversal, zipf
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]])
 Q = np.array([[0.3, 0.3, 0.4], [0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])

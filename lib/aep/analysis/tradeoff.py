@@ -182,7 +182,7 @@ def sweep(
     """Correlation among typical corpora at a fixed epsilon for each corpus size, beside the theory.
 
     Columns: `size`, `ratio` = epsilon / sigma_N with sigma_N = sqrt(V / N), `typical` (their number), `theory`,
-    `correlation` with its BCa bootstrap interval `low`, `high`, and `over_all`, the correlation without conditioning.
+    `correlation` with its bootstrap interval `low`, `high`, and `over_all`, the correlation without conditioning.
     """
     varentropy = float(information.varentropy(toy.log_p_plus))
     rows = []
