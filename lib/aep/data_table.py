@@ -32,8 +32,8 @@ def data_files(root: Path | None = None) -> dict[str, str]:
     folder = (root or repository()) / "data"
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != "README.md" and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        name, parts = path.relative_to(folder).as_posix(), path.relative_to(folder).parts
+        if name != "README.md" and not any(part.startswith(".") or part.endswith(".tmp") for part in parts):
             with path.open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
