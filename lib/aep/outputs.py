@@ -147,7 +147,7 @@ def coerce(name: str, value: Any, default: Any) -> Any:
         return str(value)
     if kind is bool and text.lower() in ("true", "false", "yes", "no", "0", "1"):
         return text.lower() in ("true", "yes", "1")
-    if kind in (int, float) and not isinstance(value, bool):
+    if kind in (int, float):
         try:
             number = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         except ValueError:
