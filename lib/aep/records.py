@@ -132,7 +132,7 @@ class Texts:
         return cls.from_ids(language, [language.encode(s) for s in strings])
 
     @classmethod
-    def from_ids(cls, language: Any, ids: Sequence[Sequence[int] | np.ndarray] | np.ndarray) -> "Texts":
+    def from_ids(cls, language: Any, ids: Sequence[Sequence[int | np.integer] | np.ndarray] | np.ndarray) -> "Texts":
         """Texts given as token ids, without prompt and without a sampler; PromptError for an empty one."""
         arrays = [as_ids(row, language.vocab_size, f"text {k}") for k, row in enumerate(ids)]
         empty = next((k for k, a in enumerate(arrays) if not a.size), None)

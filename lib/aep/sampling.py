@@ -47,7 +47,7 @@ def draw(log_q: Float[Any, "batch vocab"], uniform: Float[np.ndarray, "batch"]) 
 
 def sample(
     language: Language,
-    prompts: Sequence[str | Sequence[int] | np.ndarray] | np.ndarray | str | None = None,
+    prompts: Sequence[str | Sequence[int | np.integer] | np.ndarray] | np.ndarray | str | None = None,
     *,
     texts: int = 1,
     tokens: int,

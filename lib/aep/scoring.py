@@ -33,7 +33,7 @@ _BATCH_TOKENS = 8192
 
 
 def score(
-    texts: Texts | str | Sequence[str] | Sequence[Sequence[int] | np.ndarray] | np.ndarray,
+    texts: Texts | str | Sequence[str] | Sequence[Sequence[int | np.integer] | np.ndarray] | np.ndarray,
     scorer: Language,
     *,
     source: Language | None = None,

@@ -41,7 +41,7 @@ class Language(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a string."""
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:
         """The string of token ids."""
 
 
@@ -74,7 +74,7 @@ def in_chunks(blocks: Iterator[np.ndarray], chunk: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def as_ids(ids: Sequence[int] | np.ndarray, vocab_size: int, what: str = "prompt") -> np.ndarray:
+def as_ids(ids: Any, vocab_size: int, what: str = "prompt") -> np.ndarray:
     """`ids` as a one-dimensional int64 array; PromptError unless they are integers in [0, vocab_size)."""
     array = np.asarray(ids)
     if array.size == 0:
