@@ -335,6 +335,12 @@ def test_train_writes_a_loadable_model_with_a_card_that_matches(monkeypatch, tmp
     written = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "tiny"]
     check_card(folder)
+    best = checkpoint.load_checkpoint(next((tmp_path / "home" / "training").iterdir()))["best"]
+    weights = load_file(folder / "model.safetensors")
+    assert set(best) - set(weights) == {"lm_head.weight"}
+    assert all(
+        torch.equal(weights[name], best[name].half()) and weights[name].dtype == torch.float16 for name in weights
+    )
     card = json.loads(written["card.json"])
     assert card["held_out_low"] < card["held_out_loss"] < card["held_out_high"]
     assert card["steps"] == 12

@@ -143,6 +143,21 @@ def test_the_split_does_not_depend_on_the_order_of_the_documents():
     assert sum(s == "held-out" for s in where.values()) == pytest.approx(300, abs=2)
 
 
+def test_a_cluster_is_never_divided_and_a_large_one_is_in_training():
+    rng = random.Random(2)
+    found = []
+    for i in range(2000):
+        shared = f"start of group {i // 2 if i < 1900 else 'large'} with words enough to make a thirteen gram here"
+        text = f"{shared} {rng.random()} end"
+        found.append(corpus.Document(f"d{i}", text, corpus.hashlib.sha256(text.encode()).hexdigest()))
+    where = [d.split for d in corpus.split(found)]
+    assert all(where[i] == where[i + 1] for i in range(0, 1900, 2))
+    assert set(where[1900:]) == {"training"}
+    assert set(where[:1900]) == set(corpus.SPLITS)
+    divided = [d._replace(split="training" if i % 2 else "held-out") for i, d in enumerate(found)]
+    assert corpus.shared_grams([*divided, found[0]._replace(split="validation")])["held-out"] >= 950
+
+
 def test_a_document_that_changed_or_went_is_named(tmp_path, monkeypatch):
     here = tuple(corpus.Document(f"m:f{i}", "", str(i)) for i in range(3))
     monkeypatch.setattr(corpus, "documents", lambda: here)
