@@ -123,11 +123,17 @@ class ExactLanguage:
         padded = np.zeros((len(texts), lengths.max()), dtype=np.int64)
         for i, t in enumerate(texts):
             padded[i, : len(t)] = t
-        log_p, state = self.start(prompts)
-        yield log_p[lengths > 0]
-        for t in range(1, lengths.max()):
-            log_p, state = self.step(state, padded[:, t - 1])
-            yield log_p[lengths > t]
+        sizes = np.array([len(p) for p in prompts])
+        groups = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]  # `start` takes prompts of one length
+        states: list[Any] = [None] * len(groups)
+        for t in range(lengths.max()):
+            rows = np.empty((len(texts), self.vocab_size))
+            for k, group in enumerate(groups):
+                if t == 0:
+                    rows[group], states[k] = self.start([prompts[i] for i in group])
+                else:
+                    rows[group], states[k] = self.step(states[k], padded[group, t - 1])
+            yield rows[lengths > t]
 
     def encode(self, text):
         """Ids of a string of whitespace-separated symbols."""

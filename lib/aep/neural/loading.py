@@ -51,8 +51,9 @@ def load(
 
     Parameters
     ----------
-    revision : branch, tag or commit of a hub model
-    dtype : "float64", "float32", "bfloat16" or "float16"; default float64 for embedded models, else the checkpoint's own
+    revision : branch, tag or commit of a hub model; may be given as "owner/name@revision" where only a name fits
+    dtype : "float64", "float32", "bfloat16" or "float16"; default ("auto" or None) float64 for embedded models, else the
+        checkpoint's own
     device : "cpu", "cuda", "cuda:1", "mps"; default "cpu"
 
     Raises
@@ -61,8 +62,9 @@ def load(
     DeviceError : a device or dtype that is not available here
     """
     name, place = str(name), _device(device)
+    dtype = None if dtype == "auto" else dtype
     if dtype is not None and dtype not in _DTYPES:
-        raise DeviceError(unknown_name("dtype", dtype, _DTYPES))
+        raise DeviceError(unknown_name("dtype", dtype, ("auto", *_DTYPES)))
     if enabled():
         transformers.utils.logging.enable_progress_bar()
     else:
@@ -75,6 +77,8 @@ def load(
     if folder.is_dir():
         _check_folder(folder)
         return _from_folder(folder, folder.resolve().name, _weights_hash(folder), dtype, place)
+    if revision is None and "@" in name:
+        name, _, revision = name.partition("@")
     if name.startswith((".", "~", os.sep)) or folder.exists():
         raise ModelError(f"model {name!r} is not a folder; embedded models are {', '.join(known) or '(none)'}")
     return _from_hub(name, revision, dtype, place, known)
