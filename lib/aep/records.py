@@ -88,20 +88,21 @@ def _read(path: Path, kind: str) -> tuple[pa.Table, dict]:
     path = Path(path)
     try:
         table = pq.read_table(path)
+        header = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items() if k.startswith(b"aep_")}
+        found = _checksum(table, header.get("aep_meta", "")) if header.get("aep_kind") == kind else ""
     except FileNotFoundError:
         raise RecordError(f"no such file: {path}") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise RecordError(
             f"{path} is damaged or no Parquet file ({str(error).splitlines()[0]}): make it again"
         ) from None
-    header = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (table.schema.metadata or {}).items()}
     if header.get("aep_kind") != kind:
         raise RecordError(f"{path} holds {header.get('aep_kind', 'a foreign table')!r}, not {kind!r}")
     if header.get("aep_schema") != str(SCHEMA_VERSION):
         raise RecordError(
             f"{path} has schema version {header.get('aep_schema')}, this aep reads {SCHEMA_VERSION}: make it again"
         )
-    if header.get("aep_sum") != _checksum(table, header.get("aep_meta", "")):
+    if header.get("aep_sum") != found:
         raise RecordError(f"{path} was altered after it was written (checksum differs): make it again")
     return table, json.loads(header["aep_meta"])
 
