@@ -220,6 +220,7 @@ def _description(texts, scorer, source, adaptor, adaptors, context, bos) -> dict
         described |= {
             "source": source.name,
             "source_fingerprint": source.fingerprint,
+            "source_dtype": getattr(source, "dtype_name", "float64"),
             "adaptor": str(adaptor or ancestral()),
         }
     return described

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,10 @@ def _weights_hash(folder: Path) -> str:
 
 def _check_card(name: str, folder: Path) -> str:
     _check_folder(folder)
-    listed = json.loads((folder / "card.json").read_text())["sha256"]
+    try:
+        listed = json.loads((folder / "card.json").read_text())["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"embedded model {name!r}: card.json is damaged; restore it from git") from None
     for file, digest in listed.items():
         if not (folder / file).exists() or _hash(folder / file) != digest:
             raise ModelError(
@@ -129,23 +133,52 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"model folder {folder} has no tokenizer (tokenizer.json or the files of a slow one)")
 
 
-def _from_folder(folder: Path, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any):
+def _from_folder(
+    folder: Path | str, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any
+):
     options = {"trust_remote_code": False, **where}
     try:
         with _TokenizerDamage(name):
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype) if dtype else "auto", use_safetensors=True, **options
-        )
+        model, found = _network(folder, getattr(torch, dtype) if dtype else "auto", options)
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
+    if lacking := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"model {name!r}: its weights lack {len(lacking)} tensors of the network, such as {lacking[0]}"
+        )
+    for tensor, in_file, in_network in found["mismatched_keys"]:
+        raise ModelError(
+            f"model {name!r}: {tensor} is {list(in_file)} in its file and {list(in_network)} by its config.json"
+        )
+    if spare := sorted(found["unexpected_keys"]):
+        warnings.warn(
+            f"model {name!r}: {len(spare)} tensors of its file are not used, such as {spare[0]}", stacklevel=3
+        )
     return NeuralLanguage(model.to(device), tokenizer, name=name, fingerprint=fingerprint)
 
 
+def _network(folder: Path | str, dtype: Any, options: dict[str, Any]):
+    """The network and what transformers says of its weights; the report of many lines that it would print is left out."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused by name afterwards, as missing ones are
+            **options,
+        )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+
+
 class _TokenizerDamage:
-    """Turns the plain `Exception` (no subclass) by which `tokenizers` reports a damaged tokenizer.json into a ModelError."""
+    """Turns what `tokenizers` reports of a damaged tokenizer.json, a plain `Exception` among it, into a ModelError."""
 
     def __init__(self, name: str):
         self.name = name
@@ -154,8 +187,8 @@ class _TokenizerDamage:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is Exception:
-            raise ModelError(f"model {self.name!r} has a damaged tokenizer.json: {_first_line(error)}") from None
+        if kind in (Exception, KeyError, json.JSONDecodeError):
+            raise ModelError(f"model {self.name!r} has a damaged tokenizer: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:
