@@ -4,7 +4,7 @@ All functions take normalised log-probabilities `log_p` (..., vocab) in nats and
 (`-inf`) contribute nothing. The same line serves the float64 oracle of a notebook and a tensor inside the scoring loop.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 
@@ -13,9 +13,11 @@ from .errors import DistributionError
 
 __all__ = [
     "THETAS",
+    "Moments",
     "check_distribution",
     "check_probabilities",
     "cross_entropy",
+    "cross_moments",
     "cross_varentropy",
     "entropy",
     "expectation",
@@ -39,6 +41,13 @@ PerRow = Float[Any, "*batch"]
 Tokens = Int[Any, "*batch"]
 
 
+class Moments(NamedTuple):
+    """Mean and variance of a surprisal over the tokens that could have come: nats, nats²."""
+
+    entropy: PerRow
+    varentropy: PerRow
+
+
 def expectation(log_p: LogP, values: LogP) -> PerRow:
     """Σ_v p(v) f(v) with 0·(±inf) = 0. Unit: that of `values`.
 
@@ -46,10 +55,14 @@ def expectation(log_p: LogP, values: LogP) -> PerRow:
     >>> float(expectation(np.log(np.array([0.5, 0.5])), np.array([1.0, 3.0])))
     2.0
     """
-    xp = namespace(log_p)
-    p = xp.exp(log_p)
     with no_rounding_noise(log_p):
-        return xp.sum(xp.where(p > 0, p * values, xp.zeros_like(p)), axis=-1)
+        return _weighted_sum(namespace(log_p).exp(log_p), values)
+
+
+def _weighted_sum(p: LogP, values: LogP) -> PerRow:
+    """Σ_v p(v) f(v), where p(v) = 0 leaves f(v) out even if it is infinite."""
+    xp = namespace(p)
+    return xp.sum(xp.where(p > 0, p * values, 0.0), axis=-1)
 
 
 def surprisal(log_p: LogP, token: Tokens) -> PerRow:
@@ -103,9 +116,22 @@ def cross_varentropy(log_p: LogP, log_q: LogP) -> PerRow:
     >>> bool(cross_varentropy(p, p) == varentropy(p))
     True
     """
+    return cross_moments(log_p, log_q).varentropy
+
+
+def cross_moments(log_p: LogP, log_q: LogP) -> Moments:
+    """Cross-entropy and cross-varentropy of one pass over the rows: mean and variance of -log q(v) for v ~ p.
+
+    >>> import numpy as np
+    >>> p, q = np.log(np.array([0.2, 0.3, 0.5])), np.log(np.array([0.3, 0.3, 0.4]))
+    >>> bool(cross_moments(p, q).entropy == cross_entropy(p, q))
+    True
+    """
+    xp = namespace(log_p)
+    p = xp.exp(log_p)
     with no_rounding_noise(log_p):
-        centred = -log_q - cross_entropy(log_p, log_q)[..., None]
-    return expectation(log_p, centred**2)
+        mean = _weighted_sum(p, -log_q)
+        return Moments(mean, _weighted_sum(p, (log_q + mean[..., None]) ** 2))
 
 
 def kl(log_p: LogP, log_q: LogP) -> PerRow:

@@ -12,16 +12,13 @@ from ._progress import progress
 from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, ParameterError, PromptError, VocabularyMismatch, unknown_name
 from .information import (
-    cross_entropy,
-    cross_varentropy,
-    entropy,
+    cross_moments,
     greedy,
     log_normalise,
     log_partition_grid,
     mass_above,
     rank,
     surprisal,
-    varentropy,
 )
 from .languages.protocol import Language, as_ids, row_order
 from .records import Records, Texts, stored, theta_column
@@ -92,10 +89,11 @@ def row_columns(
     The one reduction of the scoring pass, for NumPy and torch; never in less than single precision.
     """
     log_p = log_normalise(_at_least_single(logits))
+    own = cross_moments(log_p, log_p)
     columns = {
         "surprisal": surprisal(log_p, token),
-        "entropy": entropy(log_p),
-        "varentropy": varentropy(log_p),
+        "entropy": own.entropy,
+        "varentropy": own.varentropy,
         "rank": rank(log_p, token),
         "greedy": greedy(log_p),
         "mass_above": mass_above(log_p, token),
@@ -105,12 +103,13 @@ def row_columns(
     if source_logits is not None:
         log_a = (adaptor or ancestral())(log_normalise(_at_least_single(source_logits)))
         log_a = like(as_numpy(log_a), log_p)  # source and scorer may live on different backends or devices
+        cross, own = cross_moments(log_a, log_p), cross_moments(log_a, log_a)
         columns |= {
-            "cross_entropy": cross_entropy(log_a, log_p),
-            "cross_varentropy": cross_varentropy(log_a, log_p),
+            "cross_entropy": cross.entropy,
+            "cross_varentropy": cross.varentropy,
             "source_surprisal": surprisal(log_a, token),
-            "source_entropy": entropy(log_a),
-            "source_varentropy": varentropy(log_a),
+            "source_entropy": own.entropy,
+            "source_varentropy": own.varentropy,
         }
     return columns
 
