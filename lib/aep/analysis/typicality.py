@@ -101,13 +101,15 @@ def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float 
 
     The theorem wants Σ V_t to grow and no token to dominate it. A text has "no test" when fewer than `least` tokens
     effectively share the variance (`effective_tokens`), or when the second half of the text adds less than 1% of it:
-    in a repetition loop Σ V_t stays bounded, and z says nothing about the loop. z < 0 is over-typical, z > 0 under-typical.
+    in a repetition loop Σ V_t stays bounded, and z says nothing about the loop. Nor is there one when the mean of V_t is
+    below 1e-6 (a uniform law): a - H is then rounding noise. z < 0 is over-typical, z > 0 under-typical.
     """
     drift = np.sum(surprisal - entropy, axis=-1)
     information = np.sum(varentropy, axis=-1)
     late = np.sum(varentropy[..., varentropy.shape[-1] // 2 :], axis=-1)
-    has_test = (effective_tokens(varentropy) >= least) & (late >= 0.01 * information)
-    z = np.divide(drift, np.sqrt(information), out=np.full_like(drift, np.nan), where=has_test & (information > 0))
+    noise = 1e-6 * varentropy.shape[-1]
+    has_test = (effective_tokens(varentropy) >= least) & (late >= 0.01 * information) & (information >= noise)
+    z = np.divide(drift, np.sqrt(information), out=np.full_like(drift, np.nan), where=has_test)
     return ZTest(z, np.asarray(has_test), 2 * stats.norm.sf(np.abs(z)))
 
 
@@ -140,17 +142,17 @@ def calibration(z: Float[np.ndarray, "texts"], *, level: float = 0.001) -> Calib
 
 def is_model_typical(surprisal: Steps, entropy: Steps, epsilon: float) -> Bool[np.ndarray, "*batch"]:
     """|l_T - h_T| <= ε: typical relative to the model. Paper 2405.13798."""
-    return np.abs(np.mean(surprisal - entropy, axis=-1)) <= epsilon
+    return np.asarray(np.abs(np.mean(surprisal - entropy, axis=-1)) <= epsilon)
 
 
 def is_weakly_typical(surprisal: Steps, entropy_rate: float, epsilon: float) -> Bool[np.ndarray, "*batch"]:
     """|l_T - h| <= ε with the entropy rate h of a stationary source. Cover & Thomas 2006, section 3.1."""
-    return np.abs(np.mean(surprisal, axis=-1) - entropy_rate) <= epsilon
+    return np.asarray(np.abs(np.mean(surprisal, axis=-1) - entropy_rate) <= epsilon)
 
 
 def is_locally_typical(surprisal: Steps, entropy: Steps, epsilon: float) -> Bool[np.ndarray, "*batch"]:
     """|a_t - H_t| <= ε at every position. Meister et al. 2023, Def. 4.1."""
-    return np.all(np.abs(surprisal - entropy) <= epsilon, axis=-1)
+    return np.asarray(np.all(np.abs(surprisal - entropy) <= epsilon, axis=-1))
 
 
 class SetSize(NamedTuple):
@@ -182,7 +184,7 @@ def log_set_size(
         return SetSize(np.nan, np.nan, np.nan, 0.0, np.nan)
     log_weight = np.where(inside, total, -np.inf)
 
-    def estimate(index: Any) -> np.ndarray:
+    def estimate(index: Any) -> Any:
         return (special.logsumexp(log_weight[index], axis=-1) - np.log(n)) / tokens
 
     copies = estimate(rng.integers(0, n, size=(2000, n)))
