@@ -198,7 +198,7 @@ def test_a_finished_run_is_not_trained_again(tiny_tokens, undisturbed, tmp_path,
 
 
 def test_divergence_stops_the_run_with_one_line(tiny_tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "loss_of", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(train, "training_loss", lambda *_: torch.tensor(float("nan")))
     with pytest.raises(ModelError, match="training of 'tiny' diverged at step 0: loss nan"):
         train.fit(TINY, tiny_tokens[1], tiny_tokens[1][:4], tmp_path)
 

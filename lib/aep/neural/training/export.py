@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from aep.errors import ModelError
-from aep.neural.training import corpus
+from aep.neural.training import corpus, fastloss
 from aep.neural.training.cards import LICENCES, readme
 from aep.neural.training.evaluate import Interval, document_losses, load_stored, ratio, unigram_losses
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
@@ -87,6 +87,7 @@ def _training(run) -> dict:
         "cpu_seconds": round(run.cpu_seconds, 1),
         "threads": run.threads,
         "device": run.model.device.type,
+        "products": "bfloat16" if fastloss.uses_half(run.model.device) else "float32",
         "best_step": run.best_step,
         "validation_loss": round(run.best_loss, 4),
         "curve_columns": ["step", "training loss", "validation loss", "seconds"],

@@ -1,6 +1,7 @@
 """Training of an embedded model: the same command starts it, resumes it, and writes the finished model.
 
-Sequences of packed documents, Muon for the matrices and AdamW for the rest, float32. Losses are in nats per token.
+Sequences of packed documents, Muon for the matrices and AdamW for the rest; weights in float32. Losses are in nats per
+token.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from aep.neural.training import configs, corpus
 from aep.neural.training.checkpoint import load_checkpoint, save_checkpoint, store
 from aep.neural.training.data import Batches, pack, windows
 from aep.neural.training.export import export
+from aep.neural.training.fastloss import BANDED, training_loss
 from aep.neural.training.tokenizer import encode, train_tokenizer
 
 __all__ = ["Run", "fit", "train"]
@@ -80,6 +82,7 @@ def begin(spec: configs.ModelSpec, device: str) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model = MistralForCausalLM(spec.config()).to(torch.float32)
+    model.set_attn_implementation(BANDED)
     model.to(device).train()
     # One name per tensor: the output layer is the embedding.
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -96,7 +99,7 @@ def schedule(spec: configs.ModelSpec, step: int) -> float:
 
 
 def loss_of(model: MistralForCausalLM, rows: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy (nats per token) of `rows` (batch, length + 1): each token given its row before it."""
+    """`fastloss.training_loss` by the plain formula in float32: what is reported."""
     logits = model(input_ids=rows[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
@@ -116,7 +119,7 @@ def advance(run: Run, rows: torch.Tensor) -> float:
     for name, rate in (("muon", run.spec.lr_matrices), ("adamw", run.spec.lr_others)):
         for group in run.optimizers[name].param_groups:
             group["lr"] = rate * factor
-    loss = loss_of(run.model, rows)
+    loss = training_loss(run.model, rows)
     value = loss.item()
     if not np.isfinite(value):
         raise ModelError(f"training of {run.spec.name!r} diverged at step {run.step}: loss {value}; lower its rates")
