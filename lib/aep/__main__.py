@@ -55,7 +55,7 @@ def _arguments() -> argparse.ArgumentParser:
     sub = command("score", _score, "surprisal, entropy, varentropy ... of every token of a text file")
     sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
     sub.add_argument("file", type=Path, metavar="FILE.txt")
-    sub.add_argument("--context", choices=["full", "rolling", "strided"], help="default: full if the text fits")
+    sub.add_argument("--context", choices=["full"], default="full", help="full: the text within the context length")
     _model_options(sub, "tokens.parquet")
 
     sub = command("sample", _sample, "draw texts from a model")
@@ -122,10 +122,9 @@ def _score(options) -> int:
         raise ParameterError(f"{options.file} is not UTF-8 text: {error}") from error
     if not text:
         raise ParameterError(f"{options.file} is empty: there is nothing to score")
-    context = options.context or "full"
-    records = aep.score(text, _load(options), context=context)
+    records = aep.score(text, _load(options), context=options.context)
     records.to_parquet(options.output)
-    print(f"{options.output}: {len(records)} tokens under {options.model}, context {context}")
+    print(f"{options.output}: {len(records)} tokens under {options.model}, context {options.context}")
     return 0
 
 

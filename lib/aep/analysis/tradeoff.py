@@ -265,6 +265,7 @@ def pushed_to_the_prior(toy: Toy, adaptors: list[Adaptor]) -> pd.DataFrame:
         q, pushed = np.exp(log_q), np.exp(log_pushed)
         means = [q @ toy.log_p, q @ toy.reward, pushed @ toy.log_p, pushed @ toy.reward]
         both, either = (q > 0) & (pushed > 0), (q > 0) | (pushed > 0)
-        rows.append((str(adaptor), *means, np.abs(q - pushed).sum() / 2, both.sum() / either.sum()))
+        variation = round(float(np.abs(q - pushed).sum()) / 2, 12)  # equal laws differ by rounding, machine by machine
+        rows.append((str(adaptor), *means, variation, both.sum() / either.sum()))
     names = ["mean_log_p", "mean_reward", "mean_log_p_pushed", "mean_reward_pushed", "total_variation", "shared"]
     return pd.DataFrame(rows, columns=["adaptor", *names])
