@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import aep
 from aep.errors import DeviceError, ModelError
 from aep.neural import loading
-from tiny_models import VOCAB, save_model, tiny  # noqa: F401
+from tiny_models import VOCAB, one_thread, save_model, tiny  # noqa: F401
 
 
 @pytest.fixture(scope="module")

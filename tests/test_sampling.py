@@ -24,7 +24,7 @@ from aep.errors import (
     PromptError,
 )
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain, Mixture
-from tiny_models import VOCAB, tiny  # noqa: F401
+from tiny_models import VOCAB, one_thread, tiny  # noqa: F401
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]])
 CHAIN = MarkovChain(P, [0.2, 0.5, 0.3])
@@ -72,11 +72,11 @@ def test_more_texts_and_more_tokens_keep_what_was_drawn():
 @pytest.mark.parametrize("kind", ["exact", "mistral", "gpt2"])
 def test_the_composition_of_a_batch_does_not_matter(kind, tiny):  # noqa: F811
     language = CHAIN if kind == "exact" else tiny(kind)
-    prompts = [[0], [1, 2], [2], [2, 2, 0, 1], [1]] if kind == "exact" else ["a", "bcd", "q", "ab", "t"]
+    prompts = [[0], [1, 2], [2], [2, 2, 0, 1], [1]] if kind == "exact" else ["a", "bcd", "q"]
     adaptor = aep.temperature(0.9) | aep.nucleus(0.95)
     tokens = 30 if kind == "exact" else 12
     large, one, odd = (
-        aep.sample(language, prompts, texts=4, tokens=tokens, seed=6, adaptor=adaptor, batch=b) for b in (64, 1, 3)
+        aep.sample(language, prompts, texts=3, tokens=tokens, seed=6, adaptor=adaptor, batch=b) for b in (64, 1, 2)
     )
     assert same(large, one)
     assert same(large, odd)

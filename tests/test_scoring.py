@@ -13,7 +13,7 @@ from aep import scoring
 from aep.errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, VocabularyMismatch
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain
 from aep.records import Texts
-from tiny_models import VOCAB, WINDOW, tiny  # noqa: F401
+from tiny_models import VOCAB, WINDOW, one_thread, tiny  # noqa: F401
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]])
 CHAIN = MarkovChain(P, [0.2, 0.5, 0.3])
