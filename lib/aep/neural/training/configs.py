@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from transformers import MistralConfig
 
@@ -59,9 +59,27 @@ class ModelSpec:
         return hashlib.sha256(json.dumps([asdict(self), *more], sort_keys=True).encode()).hexdigest()[:12]
 
 
-# What was tried for docs-400k, 330 steps each: 96 wide, 2 layers: validation loss 4.23; 80 wide, 3 layers: 4.32 and a
-# fifth slower; 64 wide, 4 layers: 4.47 and a third slower.
-_SPECS = (ModelSpec("docs-400k", hidden=96, layers=2, heads=4, feed_forward=256, steps=3200),)
+# Sequences of every model are at least as long as its receptive field, layers x (window - 1) + 1 tokens, and a multiple
+# of the window. What was tried is in data/results/A1_trials.csv.
+_400K = ModelSpec("docs-400k", hidden=96, layers=2, heads=4, feed_forward=256, steps=3200)
+_SPECS = (
+    ModelSpec("docs-100k", hidden=32, layers=3, heads=2, feed_forward=96, steps=3200, lr_others=0.02),
+    _400K,
+    replace(_400K, name="docs-400k-twin", seed=1),
+    ModelSpec("docs-1m", hidden=128, layers=4, heads=4, feed_forward=384, steps=4000, lr_others=0.02),
+    ModelSpec("docs-3m", hidden=256, layers=4, heads=4, feed_forward=512, steps=5000, lr_others=0.02),
+    ModelSpec(
+        "docs-bytes",
+        hidden=128,
+        layers=5,
+        heads=4,
+        feed_forward=352,
+        steps=6000,
+        vocabulary=257,
+        length=640,
+        lr_others=0.01,
+    ),
+)
 
 FAMILY = {spec.name: spec for spec in _SPECS}
 
