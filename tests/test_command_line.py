@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import aep
 from aep import __main__ as command_line
 from aep.__main__ import main
 
@@ -96,8 +97,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aep.neural.loading.models", interrupted)
-    monkeypatch.setattr("aep.models", interrupted, raising=False)
+    monkeypatch.setattr(aep, "models", interrupted)
     code, _, err = call(capsys, "models")
     assert code == 130 and err == "aep: interrupted; what was finished is kept\n"
 
