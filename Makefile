@@ -36,12 +36,13 @@ paper: $(READY) ## run every notebook: figures/ and data/results/ (minutes; PROF
 
 test: $(READY) ## unit tests and examples, then the committed notebooks compared output by output (minutes)
 	@echo "tests of the library: 1 to 2 minutes"
-	@$(PY) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile
 	@rm -rf runs/test
 	@if ls notebooks/[0-9A]*.ipynb >/dev/null 2>&1; then \
 		echo "committed notebooks, every output compared: at most 90 s each"; \
 		TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 AEP_OUTPUT_ROOT=runs/test AEP_HOME="$(CURDIR)/runs/test/store" \
-		$(PY) -m pytest -q -o addopts= -o filterwarnings= -p no:cacheprovider --nbval --nbval-current-env \
+		OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadscope -o addopts= -o filterwarnings= -p no:cacheprovider \
+			--nbval --nbval-current-env \
 			--nbval-sanitize-with tests/nbval_sanitize.cfg notebooks/[0-9A]*.ipynb; fi
 
 test-slow: $(READY) ## the tests marked slow: large samples, parameter files (tens of minutes)
