@@ -192,7 +192,15 @@ def test_an_interrupt_keeps_finished_notebooks_and_ends_with_130_and_one_line(ho
         f"import sys, pathlib; from aep import runner; "
         f"sys.exit(runner.run(['01', '04'], {{'texts': '3'}}, root=pathlib.Path({str(house)!r})))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # background jobs inherit it ignored
+    )
     deadline = time.monotonic() + 60
     while not list((house / "runs").glob("04_slow-*/run.json")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -108,8 +108,11 @@ def _check_output(path: Path) -> None:
     """Refuse before the work, not after it, a file that cannot be written."""
     if path.is_dir():
         raise ParameterError(f"output {str(path)!r} is a folder; give a file name")
-    if not path.absolute().parent.is_dir():
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise ParameterError(f"output folder {str(path.parent)!r} does not exist")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ParameterError(f"output {str(path)!r} cannot be written: no permission")
 
 
 def _score(options) -> int:
@@ -156,7 +159,9 @@ def _models(_) -> int:
 def _store(options) -> int:
     import shutil
 
-    home = Path(os.environ.get("AEP_HOME") or Path.home() / ".cache" / "aep").expanduser()
+    from .records import store_home
+
+    home = store_home()
     # Only what this package made there: AEP_HOME may point to a folder that holds other things too.
     parts = [home / name for name in ("records", "training", "probes")]
     files = [file for part in parts for file in part.rglob("*") if file.is_file()]

@@ -248,7 +248,7 @@ def parse(text: str) -> Adaptor:
         if kind not in _KINDS:
             raise AdaptorError(unknown_name("adaptor", kind, ["ancestral", *_KINDS]))
         try:
-            number = float(value)
+            number = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
         except ValueError:
             raise AdaptorError(f"{kind}({value}): the parameter must be {_KINDS[kind][0][0]}") from None
         adaptor = adaptor | _single(kind, number)

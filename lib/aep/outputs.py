@@ -205,6 +205,16 @@ class Run:
             raise ParameterError(f"parameter {parameter!r} has an empty entry: {self.parameters[parameter]!r}")
         return entries
 
+    def require(self, **ranges: tuple[float, float]) -> None:
+        """Refuse numbers outside their range before any work: ``run.require(tokens=(64, math.inf), alpha=(0.001, 0.5))``.
+
+        Raises ParameterError naming the parameter, its value and the range.
+        """
+        for name, (low, high) in ranges.items():
+            if not low <= self.parameters[name] <= high:
+                wanted = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+                raise ParameterError(f"parameter {name!r} must be {wanted}, not {self.parameters[name]}")
+
     def provenance(self) -> dict[str, Any]:
         """What run.json says now (empty before the run has begun)."""
         path = self.folder / "run.json"
@@ -284,13 +294,17 @@ def _provenance(run: Run, root: Path) -> dict[str, Any]:
 
 
 def _without_machine(value: Any, root: Path) -> Any:
-    """Absolute paths in a text parameter, written relative to the repository."""
+    """Absolute paths in a text parameter: relative to the repository inside it, the last part alone outside."""
     if not isinstance(value, str):
         return value
     entries = [e.strip() for e in value.split(",")]
     if not any(Path(e).is_absolute() for e in entries):
         return value
-    return ",".join(Path(os.path.relpath(e, root)).as_posix() if Path(e).is_absolute() else e for e in entries)
+    return ",".join(_shortened(Path(e), root) if Path(e).is_absolute() else e for e in entries)
+
+
+def _shortened(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _git(root: Path) -> dict[str, Any] | None:

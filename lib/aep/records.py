@@ -23,7 +23,7 @@ from .errors import PromptError, RecordError, unknown_name
 from .information import THETAS
 from .languages.protocol import as_ids
 
-__all__ = ["SCHEMA_VERSION", "Records", "Texts", "content_key", "stored", "theta_column"]
+__all__ = ["SCHEMA_VERSION", "Records", "Texts", "content_key", "store_home", "stored", "theta_column"]
 
 SCHEMA_VERSION = 1
 """Raised by hand whenever the meaning or the set of columns changes."""
@@ -36,6 +36,11 @@ _NEEDS = {
     "source_entropy": "score(texts, scorer, source=..., adaptor=...)",
     "source_varentropy": "score(texts, scorer, source=..., adaptor=...)",
 }
+
+
+def store_home() -> Path:
+    """Where records and training checkpoints are kept: ``${AEP_HOME:-~/.cache/aep}``."""
+    return Path(os.environ.get("AEP_HOME") or "~/.cache/aep").expanduser()
 
 
 def theta_column(theta: float) -> str:

@@ -13,6 +13,7 @@ from ._array import as_float64, as_numpy, gather, like, namespace
 from ._progress import progress
 from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
+from .information import check_distribution
 from .languages.protocol import Language, as_ids
 from .records import Texts, stored
 
@@ -127,7 +128,7 @@ def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple
     length = np.full(n, tokens)
     log_p, state = language.start(prompts)
     for t in range(tokens):
-        adapted = adaptor.transform(log_p)
+        adapted = adaptor.transform(log_p if adaptor.is_ancestral else check_distribution(log_p, what="log_p"))
         token = draw(adapted.log_q, uniforms[:, t])
         ids[:, t] = as_numpy(token)
         log_q[:, t] = as_numpy(gather(adapted.log_q, token))
@@ -164,6 +165,8 @@ def _prompt_ids(language, prompts) -> list[np.ndarray]:
         if language.needs_context(True):
             raise PromptError(f"{language.name} has no start token: give at least one prompt")
         return [np.empty(0, np.int64)]
+    if not hasattr(prompts, "__len__"):
+        raise PromptError(f"prompts={prompts!r}: give strings or id arrays, or None for the start token alone")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         raise PromptError("prompts is an empty list: give at least one prompt, or None for the start token alone")

@@ -67,11 +67,13 @@ def score(
         raise ParameterError(unknown_name("context", context, _CONTEXTS))
     if chunk < 1:
         raise ParameterError(f"chunk={chunk}: at least 1 row is needed")
-    for a in (adaptor, *adaptors):
+    for a in (adaptor, *([adaptors] if isinstance(adaptors, Adaptor) else adaptors)):
         if a is not None and not isinstance(a, Adaptor):
             raise AdaptorError(f"adaptor={a!r}: give an adaptor such as aep.temperature(.8)")
     if adaptor is not None and source is None:
         raise AdaptorError(f"adaptor={adaptor}: an adaptor belongs to a source; for log_q columns use adaptors=[...]")
+    if isinstance(adaptors, Adaptor):
+        raise AdaptorError(f"adaptors={adaptors}: give a list, adaptors=[{adaptors}]")
     _check_pair(source, scorer)
     jobs = _jobs(texts, scorer, source, bos)
     _check_lengths(jobs, [x for x in (scorer, source) if x is not None])
@@ -120,6 +122,8 @@ def _at_least_single(logits: Any) -> Any:
 
 
 def _as_texts(texts, scorer) -> Texts:
+    if not hasattr(texts, "__len__"):
+        raise PromptError(f"texts={texts!r}: give Texts, a string, or a list of strings or of id sequences")
     if isinstance(texts, str) or (len(texts) and isinstance(texts[0], str)):
         return Texts.from_strings(scorer, texts)
     return Texts.from_ids(scorer, texts)

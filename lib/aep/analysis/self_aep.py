@@ -86,7 +86,8 @@ def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.Data
     """Per length T: root mean square of l - h over texts with its interval, the predicted sqrt(E Σ V)/T, and three shares.
 
     `in_1_sigma`, `in_2_sigma` count texts inside ±σ_T, ±2σ_T (which narrow with T), `in_fixed` those inside ±`fixed_width`.
-    Intervals are over texts (95%): t for the mean square, exact binomial for shares.
+    `positions` is the share of positions t <= T of one running text with |l_t - h_t| <= σ_t, averaged over texts.
+    Intervals are over texts (95%): t for the mean square and `positions`, exact binomial for the other shares.
     """
     paths = Paths.of(records)
     gap = running_mean(paths.surprisal - paths.entropy)
@@ -102,6 +103,8 @@ def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.Data
         for name, hits in inside.items():
             found = intervals.share(hits)
             row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        inside = intervals.mean(np.mean(np.abs(gap[:, :t]) <= sigma[:, :t], axis=1))
+        row |= {"positions": inside.estimate, "positions_low": inside.low, "positions_high": inside.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -133,18 +136,21 @@ def _running_z(paths: Paths) -> Steps:
     return np.divide(drift, np.sqrt(information), out=np.zeros_like(drift), where=information > 0)
 
 
-def rejections(records: Records, at: np.ndarray, *, alpha: float, critical: float) -> pd.DataFrame:
+def rejections(records: Records, at: np.ndarray, *, alpha: float, critical: float, first: int = 30) -> pd.DataFrame:
     """Per length T and method, the share of texts rejected at or before T, with an exact 95% interval.
 
-    `e-process` and `z, peeked` may stop at any token up to T; `z, at T` looks once, at T.
+    `e-process` and `z, peeked` (from token `first` on) may stop at any token up to T; `z, at T` looks once, at T.
     """
     paths = Paths.of(records)
-    stops = {"e-process": first_rejection(log_e_process(paths), alpha), "z, peeked": peeked_rejection(paths, critical)}
+    peeked = peeked_rejection(paths, critical, first)
+    stops = {"e-process": first_rejection(log_e_process(paths), alpha), "z, peeked": peeked}
     z = _running_z(paths)
     rows = []
     for t in at:
         hits: dict[str, Bool[np.ndarray, " texts"]] = {name: stop <= t for name, stop in stops.items()}
         hits["z, at T"] = np.abs(z[:, t - 1]) > critical
+        if t < first:  # the peeked test does not look yet
+            hits.pop("z, peeked")
         for method, hit in hits.items():
             found = intervals.share(hit)
             rows.append({"tokens": t, "method": method, "share": found.estimate, "low": found.low, "high": found.high})

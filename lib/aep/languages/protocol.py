@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import PromptError
+from ..information import check_distribution
 
 __all__ = ["ExactLanguage", "Language", "as_ids", "content_hash", "in_chunks", "row_order"]
 
@@ -110,7 +111,8 @@ class ExactLanguage:
 
     def rows(self, prompts, texts, *, bos=True, chunk=256):
         """See `Language.rows`. An exact language has no start token: `bos` changes nothing."""
-        return in_chunks(self._steps(prompts, texts), chunk)
+        steps = (check_distribution(log_p, what=f"log_p of {self.name}") for log_p in self._steps(prompts, texts))
+        return in_chunks(steps, chunk)
 
     def needs_context(self, bos):
         """An exact language has an initial law: never."""

@@ -70,6 +70,10 @@ class NeuralLanguage:
         """Token ids of a string, without special tokens; PromptError for an empty string."""
         if not text:
             raise PromptError("the text is empty: there is nothing to encode")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not Unicode ({error.reason} at {error.start}): read it as UTF-8") from None
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
     def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:

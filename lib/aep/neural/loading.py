@@ -63,6 +63,8 @@ def load(
     DeviceError : a device or dtype that is not available here
     """
     name, place = str(name), _device(device)
+    if not name.strip():
+        raise ModelError(f"model name is empty; embedded models are {', '.join(embedded()) or '(none)'}")
     dtype = None if dtype == "auto" else dtype
     if dtype is not None and dtype not in _DTYPES:
         raise DeviceError(unknown_name("dtype", dtype, ("auto", *_DTYPES)))

@@ -19,17 +19,17 @@ __all__ = [
     "plot_shares",
 ]
 
-_METHODS = {"e-process": ("#0072B2", "-", "o"), "z, peeked": ("#D55E00", "-", "s"), "z, at T": ("#8C6D31", ":", "^")}
+_METHODS = {"e-process": ("#009E73", "-", "o"), "z, peeked": ("#CC79A7", "-", "s"), "z, at T": ("#8C6D31", ":", "^")}
 
 
 def plot_running(ax: Axes, table: pd.DataFrame, colour: str) -> None:
-    """Running l and h of one text, ±1σ and ±2σ around h, and the time-uniform 95% band. Table: `self_aep.running`."""
+    """Running l and h of one text, ±1σ and ±2σ around h, and the time-uniform band. Table: `self_aep.running`."""
     x, h, s = table.position, table.empirical_entropy, table.sigma
     ax.fill_between(
         x, h - 2 * s, h + 2 * s, color=colour, alpha=0.15, lw=0, label=r"$h_t \pm 2\sigma_t$, $\pm 1\sigma_t$"
     )
     ax.fill_between(x, h - s, h + s, color=colour, alpha=0.2, lw=0)
-    ax.plot(x, table.band_low, color="0.35", lw=0.6, ls=(0, (1, 1.5)), label="time-uniform 95% band")
+    ax.plot(x, table.band_low, color="0.35", lw=0.6, ls=(0, (1, 1.5)), label="time-uniform band")
     ax.plot(x, table.band_high, color="0.35", lw=0.6, ls=(0, (1, 1.5)))
     ax.plot(x, h, color=colour, ls="--", label="empirical entropy $h_t$")
     ax.plot(x, table.log_perplexity, color="black", lw=0.8, label="log-perplexity $l_t$")
@@ -40,7 +40,7 @@ def plot_running(ax: Axes, table: pd.DataFrame, colour: str) -> None:
         max(0, (late.empirical_entropy - 4 * late.sigma).min()), (late.empirical_entropy + 4 * late.sigma).max()
     )
     ax.set_xlabel("position $t$ (tokens)")
-    ax.set_ylabel("nats per token")
+    ax.set_ylabel(r"running mean $l_t$, $h_t$ (nats per token)")
 
 
 def plot_rms(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> None:
@@ -54,16 +54,17 @@ def plot_rms(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str,
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("length $T$ (tokens)")
-    ax.set_ylabel(r"root mean square of $l_T - h_T$ (nats)")
+    ax.set_ylabel(r"root mean square of $l_T - h_T$ (nats per token)")
     ax.legend(loc="lower left")
 
 
 def plot_shares(ax: Axes, table: pd.DataFrame, fixed_width: float) -> None:
-    """Share of texts inside ±1σ_T, ±2σ_T and a band of fixed width, 95% intervals, the normal shares as grey lines."""
+    """Share of texts inside ±1σ_T, ±2σ_T and a fixed band, and of positions inside ±1σ_t; 95% intervals, normal shares."""
     kinds = [
-        ("in_2_sigma", r"$\pm 2\sigma_T$", PALETTE[0], "o"),
-        ("in_1_sigma", r"$\pm 1\sigma_T$", PALETTE[4], "s"),
-        ("in_fixed", f"$\\pm {fixed_width:g}$ nats", PALETTE[1], "^"),
+        ("in_2_sigma", r"texts, $\pm 2\sigma_T$", PALETTE[0], "o"),
+        ("in_1_sigma", r"texts, $\pm 1\sigma_T$", PALETTE[4], "s"),
+        ("positions", r"positions, $\pm 1\sigma_t$", PALETTE[3], "D"),
+        ("in_fixed", f"texts, $\\pm {fixed_width:g}$ nats", PALETTE[1], "^"),
     ]
     for level in (0.954, 0.683):
         ax.axhline(level, color="0.7", lw=0.6)
@@ -73,8 +74,8 @@ def plot_shares(ax: Axes, table: pd.DataFrame, fixed_width: float) -> None:
     ax.set_xscale("log")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("length $T$ (tokens)")
-    ax.set_ylabel("share of texts inside")
-    ax.legend(loc="lower right")
+    ax.set_ylabel("share inside (1)")
+    ax.legend(loc="center", bbox_to_anchor=(0.5, 0.81), ncols=2)
 
 
 def plot_final(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
@@ -89,7 +90,7 @@ def plot_final(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> Non
 
 
 def plot_scatter(ax: Axes, table: pd.DataFrame, prompts: Iterable[str]) -> None:
-    """Final h against final l, one colour per prompt, with the diagonal; bars are ±2σ_T of each text."""
+    """Final l against final h, one colour per prompt, with the diagonal; bars are ±2σ_T of each text."""
     for i, prompt in enumerate(prompts):
         part = table[table.prompt == i]
         colour = PALETTE[i % len(PALETTE)]
@@ -121,7 +122,15 @@ def plot_qq(ax: Axes, table: pd.DataFrame) -> None:
             label=name,
         )
     band = table[table.set == table.set.iloc[0]]
-    ax.fill_between(band.normal, band.low, band.high, color="0.85", lw=0, zorder=0, label="95% of correct samples")
+    ax.fill_between(
+        band.normal,
+        band.low,
+        band.high,
+        color="0.85",
+        lw=0,
+        zorder=0,
+        label=f"95% of {len(band):,} correct $z$, pointwise",
+    )
     ax.axline((0, 0), slope=1, color="0.5", lw=0.6, zorder=0)
     ax.set_xlabel("quantile of N(0,1)")
     ax.set_ylabel("quantile of $z_T$")
@@ -138,7 +147,7 @@ def plot_rejections(ax: Axes, table: pd.DataFrame, alpha: float | None = None) -
         ax.axhline(alpha, color="0.6", lw=0.6)
     ax.set_xscale("log")
     ax.set_xlabel("length $T$ (tokens)")
-    ax.set_ylabel("share of texts rejected by $T$")
+    ax.set_ylabel("share of texts rejected by $T$ (1)")
 
 
 def plot_drift(ax: Axes, table: pd.DataFrame) -> None:

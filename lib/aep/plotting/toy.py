@@ -37,8 +37,8 @@ def plot_objects(ax, table: pd.DataFrame, fit: pd.DataFrame) -> None:
     ax.fill_between(fit["x"], fit["low"], fit["high"], color=ORANGE, alpha=0.25, linewidth=0)
     ax.plot(fit["x"], fit["y"], color=ORANGE)
     ax.margins(y=0.12)
-    ax.set_xlabel(r"log prior $\log p(y)$ (nat)")
-    ax.set_ylabel(r"reward $r(y)$ (nat)")
+    ax.set_xlabel(r"log prior $\log p(y)$ (nats)")
+    ax.set_ylabel(r"reward $r(y)$ (nats)")
 
 
 def plot_corpora(ax, table: pd.DataFrame, strip: pd.DataFrame) -> None:
@@ -52,8 +52,8 @@ def plot_corpora(ax, table: pd.DataFrame, strip: pd.DataFrame) -> None:
     for flag, colour, label in ((False, SKY, "not typical"), (True, ORANGE, "typical")):
         part = table[table["typical"] == flag]
         ax.scatter(part["x"], part["y"], s=5, color=colour, alpha=0.55, linewidths=0, label=label, rasterized=True)
-    ax.set_xlabel(r"mean log prior $-\,\mathrm{E}$ ($10^{-3}$ nat)")
-    ax.set_ylabel(r"mean reward $-\,\mathrm{E}$ ($10^{-3}$ nat)")
+    ax.set_xlabel(r"mean log prior $-\,\mathrm{E}$ ($10^{-3}$ nats)")
+    ax.set_ylabel(r"mean reward $-\,\mathrm{E}$ ($10^{-3}$ nats)")
 
 
 def plot_sweep(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
@@ -92,7 +92,7 @@ def plot_tails(ax, table: pd.DataFrame) -> None:
     ax.plot(table["epsilon"], table["gaussian"], color=GREY, linestyle="--", label="Gaussian")
     _bars(ax, table, "epsilon", "tail", color=ORANGE, label="importance sampling, 95%")
     ax.set_yscale("log")
-    ax.set_xlabel(r"tolerance $\epsilon$ (nat)")
+    ax.set_xlabel(r"tolerance $\epsilon$ (nats)")
     ax.set_ylabel(r"probability beyond $\epsilon$ (1)")
 
 
@@ -107,15 +107,15 @@ def plot_conditioning(ax, seen: pd.DataFrame, tilted: pd.DataFrame, tempered: pd
     )
     ax.plot(tilted["mean_log_p"], tilted["mean_reward"], color=GREEN, label=r"$p_{\mathrm{+}}\,p^\lambda$")
     _bars(ax, seen, "mean_log_p", "mean_reward", color=ORANGE, label="corpora, 95%")
-    ax.set_xlabel(r"mean log prior (nat)")
-    ax.set_ylabel(r"mean reward (nat)")
+    ax.set_xlabel(r"mean log prior (nats)")
+    ax.set_ylabel(r"mean reward (nats)")
 
 
 def plot_pushed(axes, table: pd.DataFrame) -> None:
     """For every adaptor, mean log prior and mean reward under the real law (filled) and the pushed one (open)."""
     rows = range(len(table))
     for ax, column, label in zip(
-        axes, ("mean_log_p", "mean_reward"), ("mean log prior (nat)", "mean reward (nat)"), strict=True
+        axes, ("mean_log_p", "mean_reward"), ("mean log prior (nats)", "mean reward (nats)"), strict=True
     ):
         ax.hlines(rows, table[column], table[f"{column}_pushed"], color=GREY, linewidth=0.8)
         ax.plot(table[column], rows, "o", color=ORANGE, label=r"adaptor on $p_{\mathrm{+}}$")
@@ -135,7 +135,9 @@ def plot_reversal(ax, table: pd.DataFrame) -> None:
     ax.vlines(places, table.min(axis=1), table.max(axis=1), color=GREY, linewidth=0.8, zorder=1)
     for string, colour, marker in zip(table, (ORANGE, BLUE), "os", strict=True):
         ax.plot(places, table[string], marker, color=colour, markersize=4, label=f"string {string}")
-    ax.set_xticks(places, [label.replace(" top", "\ntop") for label in table.index])
+    ax.set_xticks(
+        places, [label.replace(" top", "\ntop") if " top" in label else f"{label}\n" for label in table.index]
+    )
     ax.set_xlabel("sampler")
     ax.set_ylabel(r"probability of the string (1)")
     ax.margins(x=0.12)
@@ -147,7 +149,7 @@ def plot_partial_entropy(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
     ax.plot(table["n"], table["partial_entropy"], "o", color=ORANGE, label="sum up to $n$ (exact)")
     ax.set_xscale("log")
     ax.set_xlabel("length $n$ (symbols)")
-    ax.set_ylabel("partial entropy (nat)")
+    ax.set_ylabel("partial entropy (nats)")
 
 
 def plot_length_tail(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from aep.errors import ModelError
+from aep.records import store_home
 
 __all__ = ["load_checkpoint", "save_checkpoint", "store"]
 
@@ -18,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 def store() -> Path:
     """The folder of all training checkpoints: ``${AEP_HOME:-~/.cache/aep}/training``."""
-    return Path(os.environ.get("AEP_HOME") or Path.home() / ".cache" / "aep") / "training"
+    return store_home() / "training"
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
