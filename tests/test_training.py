@@ -24,6 +24,7 @@ from aep.errors import ModelError, ParameterError
 from aep.neural.training import cards, checkpoint, configs, corpus, evaluate, train
 from aep.neural.training.data import Batches, pack, windows
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer, train_tokenizer
+from tiny_models import one_thread  # noqa: F401
 
 MODELS = corpus.ROOT / "data" / "models"
 NAME = "docs-400k"
@@ -34,15 +35,6 @@ TINY = configs.ModelSpec(
 TEXTS = [
     f"Return the {word} of array {i}.\n\nParameters\n----------\nx : ndarray\n" * 2 for i in range(12) for word in "ab"
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small work on many threads is slow, and bit-identity is promised for an equal number of them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
