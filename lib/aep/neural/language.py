@@ -128,7 +128,6 @@ class NeuralLanguage:
         start = [self.bos] if bos and self.bos is not None else []
         return np.concatenate([np.array(start, dtype=np.int64), np.asarray(prompt, dtype=np.int64)])
 
-    @torch.inference_mode()
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
     ) -> Iterator[torch.Tensor]:
@@ -148,8 +147,11 @@ class NeuralLanguage:
         hidden = self._hidden(torch.as_tensor(ids, device=self.device), attention_mask)
         flat = hidden.reshape(-1, hidden.shape[-1])
         for i in range(0, len(where), chunk):
-            yield self._head(flat[where[i : i + chunk]])
+            with torch.inference_mode():  # not around the generator: its consumer would run in this mode too
+                logits = self._head(flat[where[i : i + chunk]])
+            yield logits
 
+    @torch.inference_mode()
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
