@@ -129,7 +129,7 @@ def plot_qq(ax: Axes, table: pd.DataFrame) -> None:
         color="0.85",
         lw=0,
         zorder=0,
-        label=f"95% of {len(band):,} correct $z$, pointwise",
+        label="pointwise 95% band",
     )
     ax.axline((0, 0), slope=1, color="0.5", lw=0.6, zorder=0)
     ax.set_xlabel("quantile of N(0,1)")
