@@ -15,8 +15,8 @@ from aep import information, temperature, top_k
 from aep.analysis import tradeoff
 from aep.analysis.bounds import chebyshev
 from aep.analysis.concentration import renyi_chernoff, tail_probability
-from aep.analysis.intervals import bootstrap, fisher, mean, weighted_correlation
 from aep.errors import AepError
+from aep.intervals import bootstrap, fisher, mean, weighted_correlation
 from aep.languages import Toy, toy
 
 EPSILON = 0.001

@@ -8,9 +8,11 @@ import pytest
 
 from aep import outputs
 from aep.errors import ParameterError
-from aep.neural.training.baselines import KneserNey, compressed_bits_per_byte
+from aep.neural.loading import card, embedded
+from aep.neural.training.baselines import KneserNey, compressed_bits_per_byte, n_gram_losses
+from aep.neural.training.samples import Library
 
-TABLE = outputs.repository() / "data" / "results" / "A1_baselines.csv"
+RESULTS = outputs.repository() / "data" / "results"
 
 
 def literal(texts, order, vocab_size):
@@ -97,9 +99,40 @@ def test_a_text_that_repeats_compresses_to_nothing():
     assert compressed_bits_per_byte(["a" * 100_000], __import__("bz2").compress) < 0.01
 
 
-def test_the_committed_table_orders_the_baselines_as_they_must_be():
-    table = pd.read_csv(TABLE).set_index("baseline")
-    per_token = table.nats_per_token
-    assert per_token["unigram"] > per_token["bigram, Kneser-Ney"] > per_token["trigram, Kneser-Ney"]
-    counted = table.dropna()
-    assert ((counted.low < counted.nats_per_token) & (counted.nats_per_token < counted.high)).all()
+def test_n_grams_of_higher_order_predict_text_of_their_own_kind_better():
+    rng = np.random.default_rng(0)
+    walk = [np.cumsum(rng.integers(1, 3, size=400)) % 12 for _ in range(40)]
+    found = n_gram_losses(walk[:30], walk[30:], 12)
+    assert found["unigram"].sum() > 2 * found["bigram"].sum()
+    assert found["trigram"].sum() == pytest.approx(found["bigram"].sum(), rel=0.02)  # a first-order chain
+
+
+def test_the_committed_losses_are_those_of_the_cards_and_order_the_n_grams():
+    """The paired table and the cards are two measurements of the same documents by the same convention."""
+    table = pd.read_csv(RESULTS / "A1_losses.csv")
+    sums = table.drop(columns="document").sum()
+    assert sums["unigram"] > sums["bigram"] > sums["trigram"]
+    assert set(table.columns) >= {name for name in embedded() if name.startswith("docs-")}
+    for name in embedded():
+        if name.startswith("docs-"):
+            facts = card(name)
+            assert len(table) == facts["held_out"]["documents"] and table.bytes.sum() == facts["held_out"]["bytes"]
+            assert sums[name] / sums.bytes == pytest.approx(facts["held_out"]["nats_per_byte"]["value"], abs=1e-4)
+
+
+def test_copied_grams_are_told_from_new_ones_and_from_those_of_several_documents():
+    words = [f"w{i}" for i in range(40)]
+    library = Library([" ".join(words[:30]), " ".join(words[10:24])])
+    found = library.count(" ".join(words[5:35]))
+    assert found == {"words": 30, "known": 25, "grams": 18, "one": 11, "several": 2}
+    split = library.count(" ".join(words[:12]) + " <|text|> " + " ".join(words[12:24]))
+    assert split == {"words": 24, "known": 24, "grams": 0, "one": 0, "several": 0}  # none across the end of a document
+
+
+def test_the_largest_model_writes_words_and_does_not_copy():
+    table = pd.read_csv(RESULTS / "A1_copying.csv")
+    own = table[(table.model == "docs-3m") & (table.temperature == 1.0)]
+    assert len(own) >= 100 and own.known.sum() / own.words.sum() >= 0.86
+    others = table[table.model == "training documents"]
+    share = [(part.one + part.several).sum() / part.grams.sum() for part in (own, others)]
+    assert share[0] < share[1] / 4

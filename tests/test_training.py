@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from aep import intervals
 from aep.errors import ModelError, ParameterError
 from aep.neural.training import cards, checkpoint, configs, corpus, evaluate, train
 from aep.neural.training.data import Batches, pack, windows
@@ -305,10 +306,10 @@ def test_the_interval_over_documents_agrees_with_the_bootstrap():
     rng = np.random.default_rng(2)
     size = rng.integers(20, 400, size=500)
     total = size * 3 + rng.normal(size=500) * size
-    found = evaluate.ratio(total, size)
+    found = intervals.ratio(total, size)
     draws = rng.integers(0, 500, size=(2000, 500))
     low, high = np.quantile(total[draws].sum(1) / size[draws].sum(1), [0.025, 0.975])
-    assert found.value == total.sum() / size.sum()
+    assert found.estimate == total.sum() / size.sum()
     assert found.low == pytest.approx(low, abs=0.1 * (high - low))
     assert found.high == pytest.approx(high, abs=0.1 * (high - low))
 
@@ -406,7 +407,7 @@ def test_the_committed_model_writes_better_than_token_frequencies(card, stored):
 @pytest.mark.slow
 def test_the_held_out_loss_of_the_card_is_measured_again(card, stored):
     tokens = encode(AutoTokenizer.from_pretrained(MODELS / NAME), [d.text for d in corpus.load_split("held-out")])
-    loss = evaluate.ratio(evaluate.document_losses(stored, tokens), np.array([len(t) for t in tokens]))
+    loss = intervals.ratio(evaluate.document_losses(stored, tokens), np.array([len(t) for t in tokens]))
     assert tuple(loss) == pytest.approx([card[f"held_out_{key}"] for key in ("loss", "low", "high")], abs=1e-4)
 
 

@@ -20,14 +20,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from .errors import ParameterError, unknown_name
+from .errors import ParameterError, RecordError, unknown_name
 
 __all__ = [
     "Run",
     "begin",
     "coerce",
+    "committed",
     "declared",
     "defaults",
     "notebook_files",
@@ -60,6 +62,18 @@ def notebook_files(root: Path | None = None) -> dict[str, Path]:
 def notebook_number(stem: str) -> str:
     """``"02_self_aep"`` -> ``"02"``."""
     return stem.partition("_")[0]
+
+
+def committed(name: str) -> pd.DataFrame:
+    """The table ``data/results/<name>.csv`` as committed: what a long computation outside the notebooks has left.
+
+    Raises RecordError, naming the tables there are, if it is missing.
+    """
+    folder = repository() / "data" / "results"
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        raise RecordError(unknown_name("table of data/results", name, sorted(p.stem for p in folder.glob("*.csv"))))
+    return pd.read_csv(path)
 
 
 def write_atomically(path: Path, text: str) -> None:

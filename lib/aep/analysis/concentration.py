@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 
 from .. import information
-from .intervals import Interval, mean
+from ..intervals import Interval, mean
 
 __all__ = ["Chernoff", "renyi_chernoff", "tail_probability"]
 

@@ -7,9 +7,9 @@ import pandas as pd
 from jaxtyping import Bool
 from scipy import stats
 
+from .. import intervals
 from ..errors import ParameterError
 from ..records import Records, Texts
-from . import intervals
 from .eprocess import first_rejection, log_e_process, time_uniform_band
 from .typicality import Paths, PerText, Steps, running_mean, running_sigma, z_test
 

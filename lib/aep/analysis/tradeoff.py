@@ -15,8 +15,8 @@ from scipy import stats
 from .. import information
 from .._progress import progress
 from ..adaptors import Adaptor
+from ..intervals import bootstrap, weighted_correlation
 from ..languages.finite import Toy, toy
-from .intervals import bootstrap, weighted_correlation
 
 __all__ = [
     "banded",

@@ -20,7 +20,7 @@ from .._progress import enabled
 from ..errors import DeviceError, ModelError, nearest, unknown_name
 from .language import NeuralLanguage
 
-__all__ = ["embedded", "load", "models"]
+__all__ = ["card", "embedded", "load", "models"]
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _HUB_SECONDS = 8.0
@@ -35,13 +35,21 @@ def embedded() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_models_folder().glob("*/card.json"))}
 
 
+def card(name: str) -> dict[str, Any]:
+    """The card of an embedded model: facts, learning curve, checksums. ModelError if there is no such model."""
+    known = embedded()
+    if name not in known:
+        raise ModelError(unknown_name("embedded model", name, known))
+    return json.loads((known[name] / "card.json").read_text(encoding="utf-8"))
+
+
 def models() -> pd.DataFrame:
     """The embedded models as a table: parameters, held-out loss (nats per token, with interval), seconds, steps, seed."""
     wanted = ("parameters", "vocab_size", "held_out_loss", "held_out_low", "held_out_high", "steps", "seconds", "seed")
     rows = []
-    for name, folder in embedded().items():
-        card = json.loads((folder / "card.json").read_text())
-        rows.append({"name": name, **{key: card.get(key) for key in wanted}})
+    for name in embedded():
+        facts = card(name)
+        rows.append({"name": name, **{key: facts.get(key) for key in wanted}})
     return pd.DataFrame(rows, columns=["name", *wanted]).set_index("name")
 
 

@@ -1,27 +1,19 @@
-"""Losses to measure the networks by: interpolated modified Kneser-Ney n-grams, and general-purpose compressors for scale.
+"""What to measure the networks by: interpolated modified Kneser-Ney n-grams, and general-purpose compressors for scale.
 
-``python -m aep.neural.training.baselines`` writes `data/results/A1_baselines.csv` (about a minute): the same
-held-out documents, the same tokens and the same convention as the cards (each document after the start token, its
-end not scored).
+The convention is that of the cards: each document alone after the start token, its end not scored.
 """
 
-import bz2
-import lzma
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
-from transformers import AutoTokenizer
 
 from aep.errors import ParameterError
 
-from .corpus import ROOT, load_split
-from .evaluate import ratio, unigram_losses
-from .tokenizer import encode
+from .evaluate import unigram_losses
 
-__all__ = ["KneserNey", "compressed_bits_per_byte", "measure"]
+__all__ = ["KneserNey", "compressed_bits_per_byte", "n_gram_losses"]
 
 
 class _Level(NamedTuple):
@@ -119,37 +111,12 @@ def compressed_bits_per_byte(texts: Sequence[str], compress: Callable[[bytes], b
     return 8 * len(compress(raw)) / len(raw)
 
 
-def measure(
-    training: Sequence[np.ndarray], held_out: Sequence[np.ndarray], held_out_texts: Sequence[str], vocab_size: int
-) -> pd.DataFrame:
-    """One row per baseline: nats per token and per byte on the held-out documents, with 95% intervals over documents."""
-    tokens = np.array([len(d) for d in held_out])
-    size = np.array([len(t.encode()) for t in held_out_texts])
+def n_gram_losses(
+    training: Sequence[Int[np.ndarray, "_"]], documents: Sequence[Int[np.ndarray, "_"]], vocab_size: int
+) -> dict[str, Float[np.ndarray, " documents"]]:
+    """Surprisal of each document (nats, summed) under unigram, bigram and trigram estimated from `training`."""
     counts = np.bincount(np.concatenate(training), minlength=vocab_size)
-    losses = {"unigram": unigram_losses(counts, held_out)}
-    for order, name in ((2, "bigram, Kneser-Ney"), (3, "trigram, Kneser-Ney")):
-        losses[name] = KneserNey(training, order=order, vocab_size=vocab_size).losses(held_out)
-    rows = []
-    for name, loss in losses.items():
-        per_token, per_byte = ratio(loss, tokens), ratio(loss, size)
-        rows.append((name, *per_token, *per_byte))
-    for name, compress in (("bz2", bz2.compress), ("xz", lambda raw: lzma.compress(raw, preset=9))):
-        nats = compressed_bits_per_byte(held_out_texts, compress) * np.log(2)
-        rows.append((name, *[np.nan] * 3, nats, np.nan, np.nan))
-    columns = ["baseline", "nats_per_token", "low", "high", "nats_per_byte", "byte_low", "byte_high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def main() -> None:
-    """Measure on the committed split and tokenizer, and write the table."""
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "models" / "docs-400k", local_files_only=True)
-    splits = {name: [d.text for d in load_split(name)] for name in ("training", "held-out")}
-    ids = {name: encode(tokenizer, texts) for name, texts in splits.items()}
-    table = measure(ids["training"], ids["held-out"], splits["held-out"], len(tokenizer))
-    path = ROOT / "data" / "results" / "A1_baselines.csv"
-    path.write_text(table.to_csv(index=False, float_format="%.10g", lineterminator="\n"), encoding="utf-8")
-    print(table.round(3).to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()
+    found = {"unigram": unigram_losses(counts, documents)}
+    for order, name in ((2, "bigram"), (3, "trigram")):
+        found[name] = KneserNey(training, order=order, vocab_size=vocab_size).losses(documents)
+    return found

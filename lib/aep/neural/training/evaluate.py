@@ -1,8 +1,7 @@
-"""Held-out loss of a stored model, in nats per token and per byte, with intervals over documents."""
+"""Losses of a stored model, document by document (nats, summed over the tokens of a document)."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,17 +10,9 @@ from transformers.utils import logging
 
 from aep import _progress
 
-__all__ = ["Interval", "document_losses", "load_stored", "ratio", "unigram_losses"]
+__all__ = ["document_losses", "load_stored", "unigram_losses"]
 
 CHUNK = 512  # tokens that go through the network at once
-
-
-class Interval(NamedTuple):
-    """An estimate with the two ends of its 95% interval, in the unit of the estimate."""
-
-    value: float
-    low: float
-    high: float
 
 
 def load_stored(folder: Path) -> torch.nn.Module:
@@ -53,14 +44,3 @@ def unigram_losses(counts: np.ndarray, documents: Sequence[np.ndarray]) -> np.nd
     """Surprisal of each document (nats, summed) under token frequencies `counts`, with one added to each count."""
     log_p = np.log(counts + 1.0) - np.log(np.sum(counts + 1.0))
     return np.array([-log_p[document].sum() for document in documents])
-
-
-def ratio(total: np.ndarray, size: np.ndarray) -> Interval:
-    """Σ `total` / Σ `size` over documents, with its 95% interval: the document is the unit of sampling.
-
-    Delta method for a ratio of means: the variance is that of the residuals ``total - ratio · size``.
-    """
-    n, value = len(total), float(np.sum(total) / np.sum(size))
-    residual = np.asarray(total) - value * np.asarray(size)
-    error = float(np.sqrt(np.sum(residual**2) / (n - 1) / n) / np.mean(size)) if n > 1 else float("inf")
-    return Interval(value, value - 1.959964 * error, value + 1.959964 * error)

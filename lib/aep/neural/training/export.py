@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from aep.errors import ModelError
+from aep.intervals import ratio
 from aep.neural.training import corpus, fastloss
 from aep.neural.training.cards import LICENCES, readme
-from aep.neural.training.evaluate import Interval, document_losses, load_stored, ratio, unigram_losses
+from aep.neural.training.evaluate import document_losses, load_stored, unigram_losses
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
 
 __all__ = ["card", "export", "sha256_of", "write_model"]
@@ -53,9 +54,9 @@ def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Pa
         "architecture": MistralForCausalLM.__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocab_size": spec.vocabulary,
-        "held_out_loss": loss.value,
-        "held_out_low": loss.low,
-        "held_out_high": loss.high,
+        "held_out_loss": loss["value"],
+        "held_out_low": loss["low"],
+        "held_out_high": loss["high"],
         "steps": run.step,
         "seconds": round(run.seconds, 1),
         "seed": spec.seed,
@@ -95,7 +96,7 @@ def _training(run) -> dict:
     }
 
 
-def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> tuple[Interval, dict]:
+def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> tuple[dict, dict]:
     """The held-out loss of `model` (nats per token), and what else is said about the held-out documents."""
     held = corpus.load_split("held-out")
     tokens = encode(tokenizer, [d.text for d in held])
@@ -107,15 +108,15 @@ def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> 
         "tokens": int(n_tokens.sum()),
         "bytes": int(n_bytes.sum()),
         "intervals": "95%, ratio estimator, documents as units",
-        "nats_per_byte": _rounded(losses, n_bytes)._asdict(),
-        "unigram_nats_per_token": _rounded(unigram_losses(counts, tokens), n_tokens)._asdict(),
+        "nats_per_byte": _rounded(losses, n_bytes),
+        "unigram_nats_per_token": _rounded(unigram_losses(counts, tokens), n_tokens),
         "evaluated_on": "the stored float16 weights, in float64; each document alone after the start token",
     }
 
 
-def _rounded(total: np.ndarray, size: np.ndarray) -> Interval:
+def _rounded(total: np.ndarray, size: np.ndarray) -> dict[str, float]:
     """Σ `total` / Σ `size` with its 95% interval, to four decimals."""
-    return Interval(*(round(x, 4) for x in ratio(total, size)))
+    return {name: round(x, 4) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
 
 
 def export(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, out: Path) -> Path:

@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from ..errors import AepError
+from .errors import AepError
 
-__all__ = ["Interval", "bootstrap", "fisher", "fitted_line", "mean", "share", "weighted_correlation"]
+__all__ = ["Interval", "bootstrap", "fisher", "fitted_line", "mean", "ratio", "share", "weighted_correlation"]
 
 
 LARGEST_JACKKNIFE = 2000
@@ -81,6 +81,23 @@ def mean(values: Float[np.ndarray, " n"], level: float = 0.95) -> Interval:
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
     centre = float(values.mean())
     return Interval(centre, centre - float(half), centre + float(half))
+
+
+def ratio(
+    total: Float[np.ndarray, " n"], size: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], level: float = 0.95
+) -> Interval:
+    """Σ `total` / Σ `size` over independent units (documents), with the delta-method interval of a ratio of means.
+
+    The variance is that of the residuals ``total - ratio · size``; unbounded for a single unit.
+
+    >>> ratio(np.array([2., 4.]), np.array([1, 2]))
+    Interval(estimate=2.0, low=2.0, high=2.0)
+    """
+    n, value = len(total), float(np.sum(total) / np.sum(size))
+    residual = np.asarray(total) - value * np.asarray(size)
+    error = float(np.sqrt(np.sum(residual**2) / (n - 1) / n) / np.mean(size)) if n > 1 else float("inf")
+    half = float(stats.norm.ppf((1 + level) / 2)) * error
+    return Interval(value, value - half, value + half)
 
 
 def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:

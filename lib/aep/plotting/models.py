@@ -1,0 +1,101 @@
+"""Drawing the tables of notebook A1. Each function draws one panel from one tidy table and computes nothing."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+__all__ = ["plot_calibration", "plot_curves", "plot_known_words", "plot_loss_by_size", "plot_shares_copied"]
+
+
+def plot_curves(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Validation loss against tokens seen, one line per model; columns model, tokens, validation (nats per token)."""
+    for name, part in table.groupby("model", sort=False):
+        style = "--" if name.endswith("twin") else "-"
+        ax.plot(part.tokens / 1e6, part.validation, style, marker=".", ms=2.5, color=colours[name], label=name)
+    ax.set_xlabel("training tokens seen (millions)")
+    ax.set_ylabel("validation loss (nats per token)")
+    ax.legend(loc="upper right")
+
+
+def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: Mapping[str, str], unit: str) -> None:
+    """Held-out loss with 95% intervals against parameters; `lines` are the baselines, drawn across and named."""
+    for row in table.itertuples():
+        error = [[row.loss - row.low], [row.high - row.loss]]
+        mark = "s" if row.model.endswith("bytes") else "^" if row.model.endswith("twin") else "o"
+        ax.errorbar(
+            row.parameters,
+            row.loss,
+            error,
+            fmt=mark,
+            ms=3.5,
+            lw=1,
+            capsize=1.5,
+            color=colours[row.model],
+            label=row.model,
+        )
+    for name, value in lines.items():
+        ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
+            ha="right", va="bottom", fontsize=7, color="0.35",
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(0.6 * table.parameters.min(), 2.5 * table.parameters.max())
+    ax.xaxis.set_major_locator(FixedLocator([1e5, 1e6]))
+    ax.set_xlabel("parameters")
+    ax.set_ylabel(f"held-out loss (nats per {unit})")
+
+
+def plot_shares_copied(ax: Axes, table: pd.DataFrame, controls: pd.Series, colours: Mapping[str, str]) -> None:
+    """Share of a sample's 13-grams that stand in the training text, against temperature, with 95% intervals."""
+    _by_temperature(ax, table, "copied", colours)
+    for name, value in controls.items():
+        ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
+            ha="right", va="bottom", fontsize=7, color="0.35",
+        )  # fmt: skip
+    ax.set_ylabel("13-grams that stand in\nthe training text (share)")
+
+
+def plot_known_words(ax: Axes, table: pd.DataFrame, held_out: float, colours: Mapping[str, str]) -> None:
+    """Share of a sample's words that are words of the training text, against temperature; the line is held-out text."""
+    _by_temperature(ax, table, "known", colours)
+    ax.axhline(held_out, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
+    ax.annotate("held-out documents", (0.02, held_out), xycoords=("axes fraction", "data"), xytext=(0, -2),
+                textcoords="offset points", va="top", fontsize=7, color="0.35")  # fmt: skip
+    ax.set_ylabel("words that are words of\nthe training text (share)")
+
+
+def _by_temperature(ax: Axes, table: pd.DataFrame, column: str, colours: Mapping[str, str]) -> None:
+    names = list(dict.fromkeys(table.model))
+    for i, name in enumerate(names):
+        part = table[table.model == name]
+        value = part[column].to_numpy()
+        error = [value - part[f"{column}_low"], part[f"{column}_high"] - value]
+        shift = 0.006 * (i - (len(names) - 1) / 2)
+        ax.errorbar(part.temperature + shift, value, error, fmt="o-", lw=0.8, ms=2.5, color=colours[name], label=name)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(set(table.temperature))))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_xlabel(r"temperature $\tau$")
+
+
+def plot_calibration(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Mean square of z per model with its exact band under N(0,1), and the control (open) with σ a quarter too large."""
+    at = np.arange(len(table))
+    low, high = table.square_low.to_numpy(), table.square_high.to_numpy()
+    ax.fill_between([-0.6, len(table) - 0.4], low[0], high[0], color="0.85", lw=0, label="exact 99.9% band")
+    ax.axhline(1, color="0.5", lw=0.6)
+    ax.scatter(at, table.mean_square, c=[colours[n] for n in table.model], s=16, zorder=3, label=r"$z$ of own texts")
+    ax.scatter(
+        at, table.mean_square / 1.25**2, edgecolors=[colours[n] for n in table.model], facecolors="none", s=16, zorder=3,
+        label=r"control: $\sigma \times 1.25$",
+    )  # fmt: skip
+    ax.set_xlim(-0.6, len(table) - 0.4)
+    ax.set_xticks(at, table.model, rotation=30, ha="right")
+    ax.set_ylabel(r"mean of $z^2$ over texts")
+    ax.legend(loc="center left", bbox_to_anchor=(0, 0.4))
