@@ -9,8 +9,8 @@ from aep.analysis.typicality import Paths
 from aep.information import THETAS
 from aep.languages import HiddenMarkov, MarkovChain, Mixture, zipf
 from aep.records import theta_column
+from aep.reduction import row_columns
 from aep.sampling import draw
-from aep.scoring import row_columns
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]])
 Q = np.array([[0.3, 0.3, 0.4], [0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])

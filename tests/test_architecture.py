@@ -13,15 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "aep"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FLOORS = [
-    {"errors", "_array", "_progress", "_display"},
-    {"information"},
+    {"errors", "_array", "_progress", "_display", "_parquet"},
+    {"information", "intervals"},
     {"adaptors"},
     {"languages"},
-    {"records"},
-    {"sampling", "scoring"},
+    {"records", "store", "outputs", "data_table"},
+    {"reduction", "sampling", "scoring"},
     {"neural"},
     {"analysis"},
-    {"outputs", "data_table"},
     {"plotting"},
     {"runner"},
     {"__main__", "bench"},

@@ -16,7 +16,7 @@ from aep.analysis.eprocess import EXPONENTS, time_uniform_band
 from aep.analysis.typicality import Paths, running_mean
 from aep.errors import ParameterError
 from aep.languages import FiniteLanguage, MarkovChain
-from aep.scoring import row_columns
+from aep.reduction import row_columns
 from exact_paths import LANGUAGES, TEXTS, P, every_string, of_steps, part, sampled
 
 SEEDS = dict(zip(LANGUAGES, (501, 502, 503, 504), strict=True))  # the texts of test_typicality

@@ -18,7 +18,7 @@ from aep.analysis.eprocess import EXPONENTS, first_rejection, log_e_process, log
 from aep.analysis.typicality import Paths
 from aep.errors import ParameterError
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain, zipf
-from aep.scoring import row_columns
+from aep.reduction import row_columns
 from exact_paths import LANGUAGES, TEXTS, TOKENS, P, Q, every_string, of_steps, part, sampled
 
 SEEDS = dict(zip(LANGUAGES, (601, 602, 603, 604), strict=True))

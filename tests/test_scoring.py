@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 import aep
 import oracles_columns
-from aep import scoring
+from aep import reduction, scoring
 from aep.errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, VocabularyMismatch
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain
 from aep.records import Texts
@@ -223,9 +223,9 @@ def test_the_window_matters_to_mistral(tiny):  # noqa: F811
     st.floats(-50, 50),
 )
 def test_the_reduction_agrees_on_numpy_and_torch_and_ignores_a_shift_of_the_logits(logits, other, token, shift):
-    columns = scoring.row_columns(logits, token, other, CUT, [TEMPERED])
-    shifted = scoring.row_columns(logits + shift, token, other - shift, CUT, [TEMPERED])
-    on_torch = scoring.row_columns(*map(torch.as_tensor, (logits, token, other)), CUT, [TEMPERED])
+    columns = reduction.row_columns(logits, token, other, CUT, [TEMPERED])
+    shifted = reduction.row_columns(logits + shift, token, other - shift, CUT, [TEMPERED])
+    on_torch = reduction.row_columns(*map(torch.as_tensor, (logits, token, other)), CUT, [TEMPERED])
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     for name, values in columns.items():
@@ -237,10 +237,10 @@ def test_the_reduction_agrees_on_numpy_and_torch_and_ignores_a_shift_of_the_logi
 
 def test_half_precision_logits_are_reduced_in_single_precision():
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).half()
-    columns = scoring.row_columns(logits, torch.arange(4))
+    columns = reduction.row_columns(logits, torch.arange(4))
     for name, value in columns.items():
         assert value.dtype in (torch.float32, torch.int64), name
-    exact = scoring.row_columns(logits.double(), torch.arange(4))
+    exact = reduction.row_columns(logits.double(), torch.arange(4))
     torch.testing.assert_close(columns["entropy"].double(), exact["entropy"], atol=1e-5, rtol=1e-5)
 
 

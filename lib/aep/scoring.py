@@ -2,31 +2,34 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._array import as_numpy, gather, like, namespace
+from ._array import as_numpy, like
 from ._progress import progress
 from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, ParameterError, PromptError, VocabularyMismatch, unknown_name
-from .information import (
-    cross_moments,
-    greedy,
-    log_normalise,
-    log_partition_grid,
-    mass_above,
-    rank,
-    surprisal,
-)
 from .languages.protocol import Language, as_ids, row_order
-from .records import Records, Texts, stored, theta_column
+from .records import Records, Texts, stored
+from .reduction import row_columns
 
-__all__ = ["row_columns", "score"]
+__all__ = ["choose_context", "score"]
 
-_CONTEXTS = ("full",)
+_CONTEXTS = ("full", "rolling", "strided")
 _BATCH_TOKENS = 8192
+
+
+class _Job(NamedTuple):
+    """A stretch of one text that is scored in one go: what comes before it, its tokens, and where they stand."""
+
+    context: np.ndarray
+    ids: np.ndarray
+    text: int
+    offset: int  # position of ids[0] in the text
+    bos: bool  # whether the start token comes before `context`
 
 
 def score(
@@ -37,9 +40,11 @@ def score(
     adaptor: Adaptor | None = None,
     adaptors: Sequence[Adaptor] = (),
     context: str = "full",
-    bos: bool = True,
+    bos: bool | str = True,
     store: Any = None,
     chunk: int = 256,
+    overlap: int | None = None,
+    compiled: bool | None = None,
 ) -> Records:
     """Score every token of every text under `scorer`, and against `source` if one is given.
 
@@ -49,10 +54,14 @@ def score(
     source, adaptor : the language that wrote the texts and the adaptor it used. b_t and v_t then use its adapted law
         p_A ("source-masked": the source's own support mask applies to p_A, the scorer stays untruncated)
     adaptors : further adaptors of the *scorer* whose `log_q_<adaptor>` columns are wanted
-    context : "full" (text and prompt within the context length)
-    bos : put the start token first; without one (or for a model that has none) and without a prompt, the first token of a
-        text is context and not scored
+    context : "full": prompt and text within the context length. "rolling": the model's own sliding window, any length,
+        exact; only for models whose every layer has one. "strided": windows of the context length that share `overlap`
+        tokens (half a window unless given); a token is scored once, in the first window that holds it, so the second
+        window on sees at least `overlap` tokens before it. Recorded, as is `bos`
+    bos : True puts the start token before a text, "every" before each of its windows too; without one (False, or a model
+        that has none) and without a prompt, the first token of a text is context and not scored
     chunk : rows whose full distributions are held at once; changes no value
+    compiled : None compiles the reduction for large work only (`neural.compiled`); True, False: whenever possible, never
 
     Returns
     -------
@@ -63,62 +72,38 @@ def score(
     VocabularyMismatch, ContextTooLong, PromptError, ParameterError, AdaptorError, DistributionError
     """
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
+    _check_options(context, bos, chunk, source, adaptor, adaptors)
+    _check_pair(source, scorer)
+    languages = [x for x in (scorer, source) if x is not None]
+    jobs = _jobs(texts, languages, context, bos, overlap)
+    meta = _description(texts, scorer, source, adaptor, adaptors, context, bos, overlap)
+    parts = meta | {"ids": texts.ids, "prompts": texts.prompts, "prompt": texts.prompt}
+    make = lambda: _score(jobs, scorer, source, adaptor, tuple(adaptors), chunk, compiled, meta)  # noqa: E731
+    return stored(Records, store, parts, make, scorer)
+
+
+def choose_context(language: Language, tokens: int) -> str:
+    """The policy for one text of `tokens` tokens: "full" if it fits, else "rolling" if that is exact, else "strided"."""
+    limit = getattr(language, "context_length", None)
+    if limit is None or tokens <= limit:
+        return "full"
+    return "rolling" if language.is_rolling else "strided"
+
+
+def _check_options(context, bos, chunk, source, adaptor, adaptors) -> None:
     if context not in _CONTEXTS:
         raise ParameterError(unknown_name("context", context, _CONTEXTS))
-    if chunk < 1:
-        raise ParameterError(f"chunk={chunk}: at least 1 row is needed")
-    for a in (adaptor, *([adaptors] if isinstance(adaptors, Adaptor) else adaptors)):
+    if not isinstance(bos, bool) and bos != "every":
+        raise ParameterError(f"bos={bos!r}: True, False or 'every' is needed")
+    if isinstance(chunk, bool) or not isinstance(chunk, int | np.integer) or chunk < 1:
+        raise ParameterError(f"chunk={chunk!r}: at least 1 row is needed")
+    if isinstance(adaptors, Adaptor):
+        raise AdaptorError(f"adaptors={adaptors}: give a list, adaptors=[{adaptors}]")
+    for a in (adaptor, *adaptors):
         if a is not None and not isinstance(a, Adaptor):
             raise AdaptorError(f"adaptor={a!r}: give an adaptor such as aep.temperature(.8)")
     if adaptor is not None and source is None:
         raise AdaptorError(f"adaptor={adaptor}: an adaptor belongs to a source; for log_q columns use adaptors=[...]")
-    if isinstance(adaptors, Adaptor):
-        raise AdaptorError(f"adaptors={adaptors}: give a list, adaptors=[{adaptors}]")
-    _check_pair(source, scorer)
-    jobs = _jobs(texts, scorer, source, bos)
-    _check_lengths(jobs, [x for x in (scorer, source) if x is not None])
-    meta = _description(texts, scorer, source, adaptor, adaptors, context, bos)
-    parts = meta | {"ids": texts.ids, "prompts": texts.prompts, "prompt": texts.prompt}
-    make = lambda: _score(jobs, scorer, source, adaptor, tuple(adaptors), bos, chunk, meta)  # noqa: E731
-    return stored(Records, store, parts, make, scorer)
-
-
-def row_columns(
-    logits: Any, token: Any, source_logits: Any = None, adaptor: Adaptor | None = None, adaptors: Sequence[Adaptor] = ()
-) -> dict[str, Any]:
-    """Every column of SPEC 1.1 for rows of unnormalised log-probabilities (rows, vocab) and the tokens (rows,) that came.
-
-    The one reduction of the scoring pass, for NumPy and torch; never in less than single precision.
-    """
-    log_p = log_normalise(_at_least_single(logits))
-    own = cross_moments(log_p, log_p)
-    columns = {
-        "surprisal": surprisal(log_p, token),
-        "entropy": own.entropy,
-        "varentropy": own.varentropy,
-        "rank": rank(log_p, token),
-        "greedy": greedy(log_p),
-        "mass_above": mass_above(log_p, token),
-    }
-    columns |= {theta_column(theta): value for theta, value in log_partition_grid(log_p).items()}
-    columns |= {f"log_q_{a}": gather(a(log_p), token) for a in adaptors}
-    if source_logits is not None:
-        log_a = (adaptor or ancestral())(log_normalise(_at_least_single(source_logits)))
-        log_a = like(as_numpy(log_a), log_p)  # source and scorer may live on different backends or devices
-        cross, own = cross_moments(log_a, log_p), cross_moments(log_a, log_a)
-        columns |= {
-            "cross_entropy": cross.entropy,
-            "cross_varentropy": cross.varentropy,
-            "source_surprisal": surprisal(log_a, token),
-            "source_entropy": own.entropy,
-            "source_varentropy": own.varentropy,
-        }
-    return columns
-
-
-def _at_least_single(logits: Any) -> Any:
-    xp = namespace(logits)
-    return logits if logits.dtype in (xp.float32, xp.float64) else xp.astype(logits, xp.float32)
 
 
 def _as_texts(texts, scorer) -> Texts:
@@ -129,19 +114,53 @@ def _as_texts(texts, scorer) -> Texts:
     return Texts.from_ids(scorer, texts)
 
 
-def _jobs(texts, scorer, source, bos) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(context, scored ids) of each text; a text without any context gives its first token away as one."""
-    give_away = any(x.needs_context(bos) for x in (scorer, source) if x is not None)
+def _jobs(texts, languages, context, bos, overlap) -> list[_Job]:
+    """The stretches of each text; a text without any context gives its first token away as one."""
+    vocab, give_away = languages[0].vocab_size, any(x.needs_context(bool(bos)) for x in languages)
+    if context == "rolling":
+        _check_rolling(languages)
+    limits = [n for x in languages if (n := getattr(x, "context_length", None)) is not None]
     jobs = []
     for i, ids in enumerate(texts.ids):
-        ids = as_ids(ids, scorer.vocab_size, f"text {i}")
-        context = texts.prompts[texts.prompt[i]]
-        if give_away and not len(context):
-            context, ids = ids[:1], ids[1:]
+        ids = as_ids(ids, vocab, f"text {i}")
+        before = as_ids(texts.prompts[texts.prompt[i]], vocab, f"prompt of text {i}")
+        if give_away and not len(before):
+            before, ids = ids[:1], ids[1:]
         if not len(ids):
             raise PromptError(f"text {i} has no token to score: without a start token the first one is only context")
-        jobs.append((as_ids(context, scorer.vocab_size, f"prompt of text {i}"), ids))
+        if context == "strided" and limits:
+            jobs += _windows(_Job(before, ids, i, 0, bool(bos)), min(limits), overlap, bos == "every")
+        else:
+            jobs.append(_Job(before, ids, i, 0, bool(bos)))
+    if context == "full":
+        _check_lengths(jobs, languages)
     return jobs
+
+
+def _windows(job: _Job, size: int, overlap: int | None, every: bool) -> Iterator[_Job]:
+    """Windows of at most `size` tokens that share `overlap`; each token is scored in the first window that holds it."""
+    overlap = size // 2 if overlap is None else overlap
+    if isinstance(overlap, bool) or not isinstance(overlap, int | np.integer) or not 1 <= overlap < size:
+        raise ParameterError(f"overlap={overlap!r}: from 1 to {size - 1} tokens for windows of {size}")
+    context, bos, done = job.context, job.bos, 0
+    if len(context) >= size:  # even the prompt fills a window: its end is the context
+        context, bos = context[-overlap:], every and bos
+    everything = np.concatenate([job.context, job.ids])
+    while done < len(job.ids):
+        scored = job.ids[done : done + size - len(context)]
+        yield _Job(context, scored, job.text, job.offset + done, bos)
+        done += len(scored)
+        end = len(job.context) + done
+        context, bos = everything[end - overlap : end], every and job.bos
+
+
+def _check_rolling(languages) -> None:
+    for language in languages:
+        if getattr(language, "context_length", None) is not None and not language.is_rolling:
+            raise ParameterError(
+                f"context='rolling': {language.name} has layers without a sliding window, so no cache of fixed size is "
+                "exact; use 'full', or 'strided' for texts beyond its context"
+            )
 
 
 def _check_pair(source, scorer) -> None:
@@ -159,57 +178,62 @@ def _check_pair(source, scorer) -> None:
 def _check_lengths(jobs, languages) -> None:
     for language in languages:
         limit = getattr(language, "context_length", None)
-        for i, (context, ids) in enumerate(jobs):
-            if limit is not None and len(context) + len(ids) > limit:
+        for job in jobs:
+            if limit is not None and len(job.context) + len(job.ids) > limit:
+                other = "'rolling'" if language.is_rolling else "'strided'"
                 raise ContextTooLong(
-                    f"text {i} has {len(context) + len(ids)} tokens with its prompt, {language.name} has a context of "
-                    f"{limit}: context='full' needs shorter texts"
+                    f"text {job.text} has {len(job.context) + len(job.ids)} tokens with its prompt, {language.name} has a "
+                    f"context of {limit}: context='full' needs shorter texts; {other} takes any length"
                 )
 
 
-def _score(jobs, scorer, source, adaptor, adaptors, bos, chunk, meta) -> Records:
+def _score(jobs, scorer, source, adaptor, adaptors, chunk, compiled, meta) -> Records:
     parts: list[dict[str, np.ndarray]] = []
-    stepping, total = getattr(scorer, "stepping", nullcontext), sum(len(ids) for _, ids in jobs)
+    stepping, total = getattr(scorer, "stepping", nullcontext), sum(len(job.ids) for job in jobs)
+    fused = scorer.fused(total * scorer.vocab_size, compiled) if hasattr(scorer, "fused") else None
+    reduce = partial(row_columns, adaptor=adaptor, adaptors=adaptors, fused=fused)
     with stepping(), progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
         for batch in _batches(jobs):
-            prompts, ids = [jobs[i][0] for i in batch], [jobs[i][1] for i in batch]
-            text, position = row_order(ids)
-            token = np.array([ids[k][t] for k, t in zip(text, position, strict=True)])
-            reduced = _reduced(scorer, source, adaptor, adaptors, prompts, ids, token, bos, chunk, bar)
-            values = {n: np.concatenate([r[n] for r in reduced]) for n in reduced[0]}
-            parts.append({"text": np.array(batch)[text], "position": position, "token": token, **values})
+            text, position = row_order([job.ids for job in batch])
+            token = np.array([batch[k].ids[t] for k, t in zip(text, position, strict=True)])
+            blocks = _reduced(scorer, source, batch, token, chunk, reduce, bar)
+            values = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
+            which, offset = (np.array([getattr(job, name) for job in batch])[text] for name in ("text", "offset"))
+            parts.append({"text": which, "position": offset + position, "token": token, **values})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     order = np.lexsort((columns["position"], columns["text"]))
     return Records({n: c[order] for n, c in columns.items()}, meta, scorer)
 
 
-def _reduced(scorer, source, adaptor, adaptors, prompts, ids, token, bos, chunk, bar) -> list[dict[str, np.ndarray]]:
-    rows = scorer.rows(prompts, ids, bos=bos, chunk=chunk)
-    other = repeat(None) if source is None else source.rows(prompts, ids, bos=bos, chunk=chunk)
+def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str, np.ndarray]]:
+    """The columns of one batch in the order of `row_order`, chunk by chunk; source and scorer go side by side."""
+    asked = ([job.context for job in batch], [job.ids for job in batch])
+    rows = scorer.rows(*asked, bos=batch[0].bos, chunk=chunk)
+    other = repeat(None) if source is None else source.rows(*asked, bos=batch[0].bos, chunk=chunk)
     reduced, done = [], 0
     for logits, source_logits in zip(rows, other, strict=False):
         n = logits.shape[0]
-        columns = row_columns(logits, like(token[done : done + n], logits), source_logits, adaptor, adaptors)
+        columns = reduce(logits, like(token[done : done + n], logits), source_logits)
         reduced.append({name: as_numpy(c) for name, c in columns.items()})
         done += n
         bar.update(n)
     return reduced
 
 
-def _batches(jobs) -> Iterator[list[int]]:
-    """Indices of texts, sorted by length, in batches of at most `_BATCH_TOKENS` padded tokens."""
-    order = sorted(range(len(jobs)), key=lambda i: (len(jobs[i][0]) + len(jobs[i][1]), i))
-    batch: list[int] = []
-    for i in order:
-        width = len(jobs[i][0]) + len(jobs[i][1])
-        if batch and (len(batch) + 1) * width > _BATCH_TOKENS:
+def _batches(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Stretches sorted by length, in batches of at most `_BATCH_TOKENS` padded tokens and one start-token policy."""
+    order = sorted(range(len(jobs)), key=lambda i: (jobs[i].bos, len(jobs[i].context) + len(jobs[i].ids), i))
+    batch: list[_Job] = []
+    for job in (jobs[i] for i in order):
+        width = len(job.context) + len(job.ids)
+        if batch and ((len(batch) + 1) * width > _BATCH_TOKENS or batch[0].bos != job.bos):
             yield batch
             batch = []
-        batch.append(i)
+        batch.append(job)
     yield batch
 
 
-def _description(texts, scorer, source, adaptor, adaptors, context, bos) -> dict[str, Any]:
+def _description(texts, scorer, source, adaptor, adaptors, context, bos, overlap) -> dict[str, Any]:
     described = {
         "scorer": scorer.name,
         "scorer_fingerprint": scorer.fingerprint,
@@ -219,6 +243,8 @@ def _description(texts, scorer, source, adaptor, adaptors, context, bos) -> dict
         "adaptors": [str(a) for a in adaptors],
         "sampler": texts.sampler,
     }
+    if context == "strided":
+        described["overlap"] = "half a window" if overlap is None else int(overlap)
     if source is not None:
         described |= {
             "source": source.name,

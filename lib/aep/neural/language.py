@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,11 +16,15 @@ from .._array import as_float64
 from ..errors import ModelError, PromptError
 from ..information import log_normalise
 from ..languages.protocol import row_order
+from .cache import is_rolling, new_cache
+from .compiled import fused
 
 __all__ = ["NeuralLanguage"]
 
 
-_SMALL = 10_000_000
+_SMALL = 10_000_000  # parameters
+_SEGMENT = 4096  # tokens (of all texts of a batch) that go through the network at once
+_LEAST_SEGMENT = 256  # tokens of one text
 
 
 class _State(NamedTuple):
@@ -58,6 +62,11 @@ class NeuralLanguage:
         return f"{self.name} ({parameters:,} parameters, {self.vocab_size} tokens, {self.dtype_name} on {self.model.device})"
 
     @property
+    def is_rolling(self) -> bool:
+        """Whether every layer has a sliding window, so that a cache of fixed size is exact whatever the length."""
+        return is_rolling(self.model)
+
+    @property
     def device(self) -> torch.device:
         """Where the network computes."""
         return self.model.device
@@ -81,6 +90,10 @@ class NeuralLanguage:
         return self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def fused(self, entries: int, wanted: bool | None = None) -> Callable[[Callable], Callable] | None:
+        """What compiles the reduction for work of `entries` logits, None for eager (see `compiled.fused`)."""
+        return fused(self.device, entries, wanted)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -106,7 +119,7 @@ class NeuralLanguage:
         context = [self._context(p, bos=True) for p in prompts]
         if not len(context[0]):
             raise PromptError(f"{self.name} has no start token: give a prompt")
-        return self._advance(torch.as_tensor(np.stack(context), device=self.device), self._new_cache(), 0)
+        return self._advance(torch.as_tensor(np.stack(context), device=self.device), new_cache(self.model), 0)
 
     @torch.inference_mode()
     def step(self, state: _State, ids: np.ndarray) -> tuple[torch.Tensor, _State]:
@@ -119,11 +132,6 @@ class NeuralLanguage:
         log_p = log_normalise(as_float64(out.logits[:, -1]))
         return log_p, _State(out.past_key_values, length + ids.shape[1])
 
-    def _new_cache(self) -> DynamicCache:
-        """A cache that forgets what the mask hides. Llama's mask ignores `sliding_window`, so its cache must not forget."""
-        config = self.model.config
-        return DynamicCache() if config.model_type == "llama" else DynamicCache(config=config)
-
     def _context(self, prompt: np.ndarray, bos: bool) -> np.ndarray:
         start = [self.bos] if bos and self.bos is not None else []
         return np.concatenate([np.array(start, dtype=np.int64), np.asarray(prompt, dtype=np.int64)])
@@ -131,29 +139,52 @@ class NeuralLanguage:
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
     ) -> Iterator[torch.Tensor]:
-        """Logits (at most `chunk`, vocab) of scored positions in the order of `row_order`, texts padded on the right."""
+        """Logits (at most `chunk`, vocab) of scored positions in the order of `row_order`, texts padded on the right.
+
+        Long texts go through the network in segments with a cache; what lies to the right of a token cannot change it, so
+        the padding needs no mask. Only the hidden states of one segment (and of columns that wait for texts with a longer
+        prompt) are held.
+        """
         contexts = [self._context(p, bos) for p in prompts]
         inputs = [np.concatenate([c, t[:-1]]) for c, t in zip(contexts, texts, strict=True)]
+        first = np.array([len(c) - 1 for c in contexts])  # the column that predicts position 0
+        text, position = row_order(texts)
+        base, done = 0, 0
+        held = None
+        for hidden, end in self._hidden(inputs):
+            held = hidden if held is None else torch.cat([held, hidden], dim=1)
+            whole = end == max(map(len, inputs))
+            ready = len(text) if whole else int(np.searchsorted(position, end - first.max(), side="left"))
+            ready -= 0 if whole else (ready - done) % chunk  # chunks are whole, so that those of two languages match
+            column = first[text[done:ready]] + position[done:ready] - base
+            where = torch.as_tensor(text[done:ready] * held.shape[1] + column, device=self.device)
+            flat = held.reshape(-1, held.shape[-1])
+            for i in range(0, len(where), chunk):
+                with torch.inference_mode():  # not around the generator: its consumer would run in this mode too
+                    logits = self._head(flat[where[i : i + chunk]])
+                yield logits
+            if not whole:
+                done = ready
+                keep = min(int(first.min() + position[done]) - base, held.shape[1])
+                held, base = held[:, keep:], base + keep
+
+    def _hidden(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, int]]:
+        """Last hidden states (batch, columns, width) of consecutive segments, and the number of columns so far."""
         width = max(map(len, inputs))
         ids = np.zeros((len(inputs), width), dtype=np.int64)
-        mask = np.zeros_like(ids)
         for i, row in enumerate(inputs):
-            ids[i, : len(row)], mask[i, : len(row)] = row, 1
-        attention_mask = None if mask.all() else torch.as_tensor(mask, device=self.device)
-        text, position = row_order(texts)
-        where = torch.as_tensor(
-            text * width + np.array([len(c) - 1 for c in contexts])[text] + position, device=self.device
-        )
-        hidden = self._hidden(torch.as_tensor(ids, device=self.device), attention_mask)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        for i in range(0, len(where), chunk):
-            with torch.inference_mode():  # not around the generator: its consumer would run in this mode too
-                logits = self._head(flat[where[i : i + chunk]])
-            yield logits
-
-    @torch.inference_mode()
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            ids[i, : len(row)] = row
+        size = max(_SEGMENT // len(inputs), _LEAST_SEGMENT)
+        cache = new_cache(self.model) if width > size else None
+        for a in range(0, width, size):
+            b = min(a + size, width)
+            with torch.inference_mode():
+                out = self.model.base_model(
+                    input_ids=torch.as_tensor(ids[:, a:b], device=self.device),
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                )
+            yield out.last_hidden_state, b
 
 
 def _single_id(config: Any, tokenizer: Any, name: str) -> int | None:
