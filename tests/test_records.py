@@ -1,41 +1,24 @@
 """Texts and records come back from Parquet as they went in; what was damaged, altered or is foreign is refused by name."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import aep
-from aep import records as module
 from aep.errors import PromptError, RecordError
 from aep.languages import FiniteLanguage, MarkovChain
-from aep.records import Records, Texts, content_key, stored
+from aep.records import KERNEL_VERSION, SCHEMA_VERSION, Records, Texts, content_key
+from damage import FAULTS, rewritten
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]])
 
 
-class Counted(MarkovChain):
-    """A chain that counts how often it was asked."""
-
-    calls = 0
-
-    def start(self, prompts):
-        type(self).calls += 1
-        return super().start(prompts)
-
-
 @pytest.fixture
 def chain():
-    Counted.calls = 0
-    return Counted(P, [0.2, 0.5, 0.3], eos=2)
+    return MarkovChain(P, [0.2, 0.5, 0.3], eos=2)
 
 
 @pytest.fixture
@@ -112,50 +95,6 @@ def test_a_record_is_read_by_text_as_a_matrix_or_flat(record, chain):
 # ------------------------------------------------------------------------------------------------------ refused files
 
 
-def rewritten(path, change):
-    """The file after `change(table)`, its header kept."""
-    table = pq.read_table(path)
-    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
-
-
-def with_header(path, **entries):
-    table = pq.read_table(path)
-    header = {**table.schema.metadata, **{k.encode(): v.encode() for k, v in entries.items()}}
-    pq.write_table(table.replace_schema_metadata(header), path)
-
-
-def flip_a_byte(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.write_bytes(data)
-
-
-def one_value(table):
-    column = table.column("surprisal").to_numpy().copy()
-    column[3] += np.float32(1e-3)
-    return table.set_column(table.column_names.index("surprisal"), "surprisal", pa.array(column))
-
-
-FAULTS = {
-    "missing": (lambda p: p.unlink(), "no such file"),
-    "empty": (lambda p: p.write_bytes(b""), "damaged or no Parquet file.*make it again"),
-    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-200]), "damaged or no Parquet file"),
-    "text": (lambda p: p.write_text("text,position\n0,0\n"), "damaged or no Parquet file"),
-    "a flipped byte": (flip_a_byte, "damaged or no Parquet file|altered"),
-    "foreign": (lambda p: pd.DataFrame({"x": [1.0]}).to_parquet(p), "holds 'a foreign table', not 'records'"),
-    "other kind": (lambda p: with_header(p, aep_kind="texts"), "holds 'texts', not 'records'"),
-    "other version": (
-        lambda p: with_header(p, aep_schema="99"),
-        "has schema version 99, this aep reads 1: make it again",
-    ),
-    "altered value": (lambda p: rewritten(p, one_value), "was altered after it was written"),
-    "altered name": (lambda p: rewritten(p, lambda t: t.rename_columns({"rank": "Rank"})), "was altered"),
-    "missing column": (lambda p: rewritten(p, lambda t: t.drop_columns(["entropy"])), "was altered"),
-    "missing rows": (lambda p: rewritten(p, lambda t: t.slice(0, 4)), "was altered"),
-    "altered description": (lambda p: with_header(p, aep_meta=json.dumps({"scorer": "other"})), "was altered"),
-}
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_file_is_refused_with_its_name_in_one_line(record, tmp_path, fault):
     path = tmp_path / "r.parquet"
@@ -190,7 +129,8 @@ def test_whichever_byte_is_flipped_the_file_is_refused_or_says_the_same(record, 
 def test_altered_ids_of_texts_are_refused(texts, tmp_path):
     path = tmp_path / "t.parquet"
     texts.to_parquet(path)
-    rewritten(path, lambda t: t.set_column(2, "ids", pa.array([[1, 1]] * len(texts), pa.list_(pa.int32()))))
+    others = pa.array([[1, 1]] * len(texts), pa.list_(pa.int32()))
+    rewritten(path, lambda t: t.set_column(t.column_names.index("ids"), "ids", others))
     with pytest.raises(RecordError, match="was altered"):
         Texts.from_parquet(path)
 
@@ -217,107 +157,95 @@ def test_ids_that_are_no_ids_are_refused_not_rounded(chain):
         Texts.from_ids(chain, [np.array([0, 1]), np.array([0.5, 1.7])])
 
 
-# --------------------------------------------------------------------------------------------------------- the store
+# ------------------------------------------------------------------------------------------------------ parts of them
 
 
-def test_a_store_is_asked_before_the_language_is(chain, tmp_path):
-    def both(**change):
-        arguments = {"texts": 2, "tokens": 6, "seed": 1} | change
-        texts = aep.sample(chain, store=tmp_path, **arguments)
-        return texts, aep.score(texts, chain, store=tmp_path)
+def same_texts(a: Texts, b: Texts) -> bool:
+    lists = ("ids", "log_q", "log_normaliser")
+    equal = all(np.array_equal(x, y) for n in lists for x, y in zip(getattr(a, n), getattr(b, n), strict=True))
+    prompts = [x.prompts[p].tolist() for x in (a, b) for p in x.prompt]
+    return (
+        equal
+        and prompts[: len(a)] == prompts[len(a) :]
+        and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("finished", "stream"))
+    )
 
-    texts, record = both()
-    asked, files = Counted.calls, sorted(tmp_path.iterdir())
-    assert [f.name.split("-")[0] for f in files] == ["records", "texts"]
-    again, record_again = both()
-    assert Counted.calls == asked
-    assert sorted(tmp_path.iterdir()) == files
+
+def test_texts_taken_apart_and_joined_again_are_the_same_texts(texts):
+    parts = [texts.select([0, 1]), texts.select([2]), texts.select([3, 4, 5])]
+    assert [len(p.prompts) for p in parts] == [1, 1, 1]
+    assert parts[2].prompts[0].tolist() == [1, 2]
+    joined = Texts.concatenate(parts)
+    assert same_texts(joined, texts)
+    assert len(joined.prompts) == 2
+    assert joined.sampler == texts.sampler
+    np.testing.assert_array_equal(joined.keys(), texts.keys())
+    turned = texts.select([5, 0])
+    np.testing.assert_array_equal(turned.keys(), texts.keys()[[5, 0]])
+    np.testing.assert_array_equal(turned.ids[0], texts.ids[5])
+
+
+def test_given_texts_are_taken_apart_and_joined_too(chain):
+    given = Texts.from_ids(chain, [[0, 1], [2], [1, 1, 1]])
+    joined = Texts.concatenate([given.select([2]), given.select([0, 1])])
+    assert [ids.tolist() for ids in joined.ids] == [[1, 1, 1], [0, 1], [2]]
+    assert joined.log_q is joined.stream is joined.finished is None
+
+
+def test_texts_of_two_samplers_are_not_joined_and_nothing_is_not_texts(texts, chain):
+    other = aep.sample(chain, [[0]], texts=1, tokens=12, seed=2, stop="eos", adaptor=aep.nucleus(0.95))
+    with pytest.raises(RecordError, match="different samplers cannot be concatenated: seed 1 and 2"):
+        Texts.concatenate([texts, other])
+    with pytest.raises(RecordError, match="no texts to concatenate"):
+        Texts.concatenate([])
+
+
+def test_a_key_of_a_text_depends_on_its_ids_prompt_sampler_and_stream_and_on_nothing_around_it(texts, chain):
+    alone = aep.sample(chain, [[0]], texts=1, tokens=12, seed=1, stop="eos", adaptor=aep.nucleus(0.95))
+    assert alone.keys()[0] == texts.keys()[0]
+    assert len(set(texts.keys())) == len(texts)
+    same_ids = Texts.from_ids(chain, alone.ids)
+    one_more = Texts.from_ids(chain, [np.append(alone.ids[0], 0)])
+    assert len({alone.keys()[0], same_ids.keys()[0], one_more.keys()[0]}) == 3
+    twins = aep.sample(FiniteLanguage([1.0, 0.0]), texts=2, tokens=3, seed=0)
+    assert twins.keys()[0] != twins.keys()[1]
+    renamed = MarkovChain(P, [0.2, 0.5, 0.3], eos=2, name="another name")
+    again = aep.sample(renamed, [[0]], texts=1, tokens=12, seed=1, stop="eos", adaptor=aep.nucleus(0.95))
+    assert again.keys()[0] == alone.keys()[0]
+    assert (texts.keys() >= 0).all()
+
+
+def test_records_taken_apart_and_joined_again_are_the_same_records(record, texts, tmp_path):
+    keyed = Records(record.columns, record.meta, record.language, texts.keys())
+    joined = Records.concatenate([keyed.select([0, 1, 2]), keyed.select([3]), keyed.select([4, 5])])
     for name, values in record.columns.items():
-        np.testing.assert_array_equal(record_again[name], values)
-    for name in ("ids", "log_q"):
-        for a, b in zip(getattr(texts, name), getattr(again, name), strict=True):
-            np.testing.assert_array_equal(a, b)
-    for change in ({"seed": 2}, {"tokens": 7}, {"texts": 3}, {"adaptor": aep.top_k(2)}, {"stop": "eos"}):
-        before = Counted.calls
-        both(**change)
-        assert Counted.calls > before, change
-    before = Counted.calls
-    aep.score(texts, chain, store=tmp_path, adaptors=[aep.top_k(1)])
-    assert Counted.calls == before + 1
+        np.testing.assert_array_equal(joined[name], values)
+    np.testing.assert_array_equal(joined.text_keys, texts.keys())
+    assert joined.meta == record.meta
+    turned = keyed.select([5, 0])
+    np.testing.assert_array_equal(turned.by_text("entropy")[0], record.by_text("entropy")[5])
+    np.testing.assert_array_equal(turned["text"], np.repeat([0, 1], turned.lengths))
+    turned.to_parquet(tmp_path / "r.parquet")
+    np.testing.assert_array_equal(Records.from_parquet(tmp_path / "r.parquet").text_keys, texts.keys()[[5, 0]])
 
 
-def test_another_language_has_another_key(chain, tmp_path):
-    other = Counted(P.T / P.T.sum(axis=1, keepdims=True), [0.2, 0.5, 0.3], eos=2, name=chain.name)
-    first = aep.sample(chain, texts=4, tokens=20, seed=1, store=tmp_path)
-    second = aep.sample(other, texts=4, tokens=20, seed=1, store=tmp_path)
-    assert any(not np.array_equal(a, b) for a, b in zip(first.ids, second.ids, strict=True))
-    scored = [aep.score(first, x, store=tmp_path)["surprisal"] for x in (chain, other)]
-    assert not np.allclose(*scored)
+def test_records_with_other_columns_are_not_joined(record, texts, chain):
+    with pytest.raises(RecordError, match="with and without 'cross_entropy' cannot be concatenated"):
+        Records.concatenate([record, aep.score(texts, chain)])
+    with pytest.raises(RecordError, match="no records to concatenate"):
+        Records.concatenate([])
 
 
-@pytest.mark.parametrize("fault", ["empty", "truncated", "a flipped byte", "other version", "altered description"])
-def test_a_damaged_stored_file_is_made_again(chain, tmp_path, fault):
-    def run():
-        return aep.score([[0, 1, 2]], chain, store=tmp_path)
-
-    first = run()
-    (path,) = tmp_path.iterdir()
-    FAULTS[fault][0](path)
-    before = Counted.calls
-    again = run()
-    assert Counted.calls == before + 1
-    np.testing.assert_array_equal(again["surprisal"], first["surprisal"])
-    run()
-    assert Counted.calls == before + 1
-
-
-def test_a_store_that_is_no_folder_is_named(chain, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot use the store .*file"):
-        aep.sample(chain, tokens=2, seed=0, store=tmp_path / "file")
-
-
-def test_a_content_key_depends_on_every_part_and_on_nothing_else():
+def test_a_content_key_depends_on_every_part_and_both_versions_and_on_nothing_else(monkeypatch):
     parts = {"a": 1, "ids": [np.array([1, 2])]}
     assert content_key(parts) == content_key({"ids": [np.array([1, 2])], "a": 1})
     others = [{**parts, "a": 2}, {**parts, "ids": [np.array([1]), np.array([2])]}, {**parts, "ids": [np.array([2, 1])]}]
-    assert len({content_key(x) for x in [parts, *others]}) == 4
-
-
-def test_an_error_while_writing_leaves_neither_a_file_nor_a_rest(record, tmp_path, monkeypatch):
-    def half(table, path, **_):
-        path.write_bytes(b"PAR1 half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module.pq, "write_table", half)
-    with pytest.raises(KeyboardInterrupt):
-        stored(Records, tmp_path, {"x": 1}, lambda: record, None)
-    assert not list(tmp_path.iterdir())
-
-
-KILLED = """
-import sys, time, numpy as np
-from aep import records
-def half(table, path, **_):
-    path.write_bytes(b"PAR1 half")
-    print("writing", flush=True)
-    time.sleep(60)
-records.pq.write_table = half
-records.stored(records.Records, sys.argv[1], {"x": 1}, lambda: records.Records({"text": np.zeros(3, int)}), None)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_run_killed_while_writing_leaves_no_visible_file_and_the_next_one_finishes(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "writing\n"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait(timeout=10)
-    child.stdout.close()
-    assert not [f for f in tmp_path.iterdir() if not f.name.startswith(".")]
-    made = stored(Records, tmp_path, {"x": 1}, lambda: Records({"text": np.zeros(3, int)}), None)
-    assert len(made) == 3
-    assert len([f for f in tmp_path.iterdir() if not f.name.startswith(".")]) == 1
+    keys = {content_key(x) for x in [parts, *others]}
+    for name, version in (("SCHEMA_VERSION", SCHEMA_VERSION), ("KERNEL_VERSION", KERNEL_VERSION)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"aep._parquet.{name}", version + 1)
+            keys.add(content_key(parts))
+    assert len(keys) == 6
 
 
 # --------------------------------------------------------------------------------------------------------- in Jupyter

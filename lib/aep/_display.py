@@ -10,13 +10,18 @@ __all__ = ["plain_text", "token_map"]
 _SHOWN = 400
 
 
-def token_map(pieces: Sequence[str], deviation: np.ndarray, titles: Sequence[str]) -> str:
-    """Tokens on a diverging ground: blue below expectation (over-typical), red above, by deviation in σ, cut at ±3.
+def token_map(
+    pieces: Sequence[str], surprisal: np.ndarray, entropy: np.ndarray, varentropy: np.ndarray, rank: np.ndarray
+) -> str:
+    """Tokens on a diverging ground by their deviation (a_t - H_t)/σ_t, cut at ±3: blue below expectation, red above.
 
-    Only the first 400 tokens are shown, and the map says so. A dot marks the end of a token that is white space.
+    Only the first 400 tokens are shown, and the map says so. A return sign marks the end of a line.
     """
+    a, h, v = surprisal[:_SHOWN], entropy[:_SHOWN], varentropy[:_SHOWN]
+    deviation = np.divide(a - h, np.sqrt(v), out=np.zeros_like(a), where=v > 0)
     spans = []
-    for piece, d, title in zip(pieces[:_SHOWN], deviation[:_SHOWN], titles[:_SHOWN], strict=False):
+    for piece, d, x, y, r in zip(pieces[:_SHOWN], deviation, a, h, rank[:_SHOWN], strict=True):
+        title = f"surprisal {x:.2f}, entropy {y:.2f} nats, rank {r}"
         alpha = min(abs(float(d)), 3.0) / 3.0 * 0.75 if np.isfinite(d) else 0.0
         colour = "202,0,32" if d > 0 else "5,113,176"
         shown = escape(piece).replace("\n", "⏎\n") or "∅"

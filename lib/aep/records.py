@@ -8,34 +8,33 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ._display import plain_text, token_map
+from ._parquet import KERNEL_VERSION, SCHEMA_VERSION, content_key, read, write
 from .errors import PromptError, RecordError, unknown_name
 from .information import THETAS
 from .languages.protocol import as_ids
 
-__all__ = ["SCHEMA_VERSION", "Records", "Texts", "content_key", "store_home", "stored", "theta_column"]
-
-SCHEMA_VERSION = 1
-"""Raised by hand whenever the meaning or the set of columns changes."""
+__all__ = [
+    "KERNEL_VERSION",
+    "SCHEMA_VERSION",
+    "Records",
+    "Texts",
+    "content_key",
+    "store_home",
+    "stored",
+    "theta_column",
+]
 
 _INTEGERS = ("text", "position", "token", "rank", "greedy")
-_NEEDS = {
-    "cross_entropy": "score(texts, scorer, source=..., adaptor=...)",
-    "cross_varentropy": "score(texts, scorer, source=..., adaptor=...)",
-    "source_surprisal": "score(texts, scorer, source=..., adaptor=...)",
-    "source_entropy": "score(texts, scorer, source=..., adaptor=...)",
-    "source_varentropy": "score(texts, scorer, source=..., adaptor=...)",
-}
+_OF_A_PAIR = ("cross_entropy", "cross_varentropy", "source_surprisal", "source_entropy", "source_varentropy")
 
 
 def store_home() -> Path:
@@ -52,66 +51,6 @@ def theta_column(theta: float) -> str:
     return f"log_partition_{theta:g}".replace(".", "_")
 
 
-def content_key(parts: Mapping[str, Any]) -> str:
-    """Hash of everything that determines a file: 16 hex digits of SHA-256 over sorted JSON (arrays as lists)."""
-    plain = json.dumps(parts, sort_keys=True, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
-    return hashlib.sha256(f"schema {SCHEMA_VERSION} {plain}".encode()).hexdigest()[:16]
-
-
-def _checksum(table: pa.Table, meta: str) -> str:
-    digest = hashlib.sha256(meta.encode())
-    for name in table.column_names:
-        digest.update(name.encode())
-        column = table.column(name).combine_chunks()
-        for array in (column.flatten(), column.offsets) if pa.types.is_list(column.type) else (column,):
-            digest.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).tobytes())
-    return digest.hexdigest()
-
-
-def _write(table: pa.Table, kind: str, meta: Mapping[str, Any], path: Path) -> None:
-    """Write under a temporary name, then rename: a reader sees the whole file or none."""
-    path = Path(path)
-    described = json.dumps(meta)
-    header = {
-        "aep_kind": kind,
-        "aep_schema": str(SCHEMA_VERSION),
-        "aep_meta": described,
-        "aep_sum": _checksum(table, described),
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table.replace_schema_metadata(header), temporary, compression="zstd")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _read(path: Path, kind: str) -> tuple[pa.Table, dict]:
-    path = Path(path)
-    try:
-        table = pq.read_table(path)
-        header = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items() if k.startswith(b"aep_")}
-        found = _checksum(table, header.get("aep_meta", "")) if header.get("aep_kind") == kind else ""
-    except FileNotFoundError:
-        raise RecordError(f"no such file: {path}") from None
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise RecordError(
-            f"{path} is damaged or no Parquet file ({str(error).splitlines()[0]}): make it again"
-        ) from None
-    if header.get("aep_kind") != kind:
-        raise RecordError(f"{path} holds {header.get('aep_kind', 'a foreign table')!r}, not {kind!r}")
-    if header.get("aep_schema") != str(SCHEMA_VERSION):
-        raise RecordError(
-            f"{path} has schema version {header.get('aep_schema')}, this aep reads {SCHEMA_VERSION}: make it again"
-        )
-    if header.get("aep_sum") != found:
-        raise RecordError(f"{path} was altered after it was written (checksum differs): make it again")
-    return table, json.loads(header["aep_meta"])
-
-
 @dataclass(frozen=True)
 class Texts:
     """Sampled (or given) token ids and how they came about.
@@ -119,7 +58,8 @@ class Texts:
     `ids`: one integer array per text; `prompts`: the distinct prompts as ids; `prompt`: index into them per text;
     `sampler`: language, fingerprint, adaptor, seed, stop rule, dtype, versions; `finished`: False for a text that was
     cut at the length cap under ``stop="eos"``; `log_q`, `log_normaliser`: what the sampler drew each token with
-    (nats), or None.
+    (nats), or None; `stream`: per text the indices of prompt and text of its random stream (texts, 2), or None. They
+    stay those of the first drawing, whatever is selected or joined later.
     """
 
     ids: list[np.ndarray]
@@ -130,6 +70,7 @@ class Texts:
     log_q: list[np.ndarray] | None = None
     log_normaliser: list[np.ndarray] | None = None
     language: Any = field(default=None, repr=False, compare=False)
+    stream: np.ndarray | None = None
 
     @classmethod
     def from_strings(cls, language: Any, strings: Sequence[str]) -> "Texts":
@@ -157,39 +98,107 @@ class Texts:
 
     def with_language(self, language: Any) -> "Texts":
         """The same texts with a language that can decode them."""
-        return Texts(**{**self.__dict__, "language": language})
+        return replace(self, language=language)
+
+    def keys(self) -> np.ndarray:
+        """One 63-bit hash per text: of prompt and ids, and for a sampled text of sampler, seed and random stream.
+
+        It does not depend on library versions or on the texts around it, and joins `texts` and `tokens` in the store.
+        """
+        sampler = {k: v for k, v in self.sampler.items() if k not in ("versions", "language")}
+        common = json.dumps(sampler, sort_keys=True)
+        keys = np.empty(len(self), np.int64)
+        for i, ids in enumerate(self.ids):
+            digest = hashlib.sha256(common.encode())
+            digest.update(b"" if self.stream is None else np.asarray(self.stream[i], np.int64).tobytes())
+            for part in (self.prompts[self.prompt[i]], ids):
+                digest.update(f"|{len(part)}|".encode() + np.asarray(part, np.int64).tobytes())
+            keys[i] = int.from_bytes(digest.digest()[:8]) >> 1
+        return keys
+
+    def select(self, indices: Sequence[int | np.integer] | np.ndarray) -> "Texts":
+        """The texts with these indices, in this order, with the prompts they need."""
+        indices = np.asarray(indices, dtype=np.int64)
+        used, prompt = np.unique(np.asarray(self.prompt)[indices], return_inverse=True)
+        chosen = {
+            n: None if (v := getattr(self, n)) is None else [v[i] for i in indices]
+            for n in ("ids", "log_q", "log_normaliser")
+        }
+        rows = {n: None if (v := getattr(self, n)) is None else v[indices] for n in ("finished", "stream")}
+        return replace(self, prompts=[self.prompts[p] for p in used], prompt=prompt, **chosen, **rows)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Texts]") -> "Texts":
+        """The texts of `parts` one after the other, equal prompts merged; sampler and language of the first.
+
+        RecordError if there are none, or if their samplers differ by more than versions and the language's name.
+        """
+        parts = list(parts)
+        if not parts:
+            raise RecordError("there are no texts to concatenate")
+        for part in parts[1:]:
+            if (differs := _difference(parts[0].sampler, part.sampler)) is not None:
+                raise RecordError(f"texts of different samplers cannot be concatenated: {differs}")
+        index: dict[tuple, int] = {}
+        prompt = [index.setdefault(tuple(part.prompts[p].tolist()), len(index)) for part in parts for p in part.prompt]
+        joined: dict[str, Any] = {"ids": [a for part in parts for a in part.ids]}
+        for name in ("log_q", "log_normaliser", "finished", "stream"):
+            values = [getattr(part, name) for part in parts]
+            known = all(v is not None for v in values)
+            lists = name.startswith("log_")
+            joined[name] = None if not known else [a for v in values for a in v] if lists else np.concatenate(values)
+        prompts = [np.array(p, np.int64) for p in index]
+        return replace(parts[0], prompts=prompts, prompt=np.array(prompt, np.int64), **joined)
 
     def to_parquet(self, path: str | Path) -> None:
-        """One row per text; log-probabilities as float32."""
+        """One row per text; log-probabilities as float32. RecordError for a place that cannot be written."""
+        table, meta = self.to_table()
+        write(table, "texts", meta, Path(path))
+
+    def to_table(self) -> tuple[pa.Table, dict[str, Any]]:
+        """The table of `to_parquet` and its description."""
         table = {
-            "text": np.arange(len(self)),
-            "prompt": np.asarray(self.prompt, dtype=np.int64),
-            "ids": pa.array([np.asarray(i, np.int32) for i in self.ids], pa.list_(pa.int32())),
+            "text": np.arange(len(self), dtype=np.int32),
+            "text_key": self.keys(),
+            "prompt": np.asarray(self.prompt, dtype=np.int32),
+            "ids": _lists(self.ids, np.int32),
         }
+        if self.stream is not None:
+            table["stream_prompt"], table["stream_text"] = np.asarray(self.stream, np.int32).T.copy()
         if self.finished is not None:
             table["finished"] = np.asarray(self.finished)
         for name in ("log_q", "log_normaliser"):
             if (values := getattr(self, name)) is not None:
-                table[name] = pa.array([np.asarray(v, np.float32) for v in values], pa.list_(pa.float32()))
-        meta = {"sampler": self.sampler, "prompts": [p.tolist() for p in self.prompts]}
-        _write(pa.table(table), "texts", meta, Path(path))
+                table[name] = _lists(values, np.float32)
+        return pa.table(table), {"sampler": self.sampler, "prompts": [p.tolist() for p in self.prompts]}
 
     @classmethod
     def from_parquet(cls, path: str | Path, language: Any = None) -> "Texts":
         """Inverse of `to_parquet`; RecordError for a missing, damaged, altered or foreign file."""
-        table, meta = _read(Path(path), "texts")
+        table, header = read(Path(path), "texts")
+        return cls.from_table(table, header.meta, language)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, meta: Mapping[str, Any], language: Any = None) -> "Texts":
+        """Inverse of `to_table`, in single precision."""
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        plain = {n: c.to_numpy(zero_copy_only=False) for n, c in columns.items() if not pa.types.is_list(c.type)}
         lists = {
-            n: [np.asarray(v) for v in table.column(n).to_pylist()] for n in table.column_names if n.startswith("log_")
+            n: np.split(c.flatten().to_numpy().astype(np.int64 if n == "ids" else np.float64), c.offsets[1:-1])
+            for n, c in columns.items()
+            if n not in plain
         }
+        streams = ("stream_prompt", "stream_text")
         return cls(
-            [np.asarray(v, np.int64) for v in table.column("ids").to_pylist()],
-            [np.asarray(p, np.int64) for p in meta["prompts"]],
-            table.column("prompt").to_numpy(),
-            meta["sampler"],
-            table.column("finished").to_numpy() if "finished" in table.column_names else None,
-            lists.get("log_q"),
-            lists.get("log_normaliser"),
-            language,
+            ids=lists["ids"],
+            prompts=[np.asarray(p, np.int64) for p in meta["prompts"]],
+            prompt=plain["prompt"].astype(np.int64),
+            sampler=meta["sampler"],
+            finished=plain.get("finished"),
+            log_q=lists.get("log_q"),
+            log_normaliser=lists.get("log_normaliser"),
+            language=language,
+            stream=np.stack([plain[n] for n in streams], axis=1).astype(np.int64) if streams[0] in plain else None,
         )
 
     def _repr_html_(self) -> str:
@@ -204,17 +213,20 @@ class Records:
     """One row per scored token: the columns of SPEC 1.1 as flat arrays, sorted by text and position (nats).
 
     ``records["entropy"]`` is a flat array, ``records.matrix("entropy")`` is (texts, T) when all texts are equally long,
-    ``records.by_text("entropy")`` a list of arrays. `meta` says how the record was made.
+    ``records.by_text("entropy")`` a list of arrays. `meta` says how the record was made; `text_keys` are
+    `Texts.keys` of the texts, or None.
     """
 
     columns: dict[str, np.ndarray]
     meta: dict[str, Any] = field(default_factory=dict)
     language: Any = field(default=None, repr=False, compare=False)
+    text_keys: np.ndarray | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.columns:
-            if name in _NEEDS or name.startswith("log_q_"):
-                call = _NEEDS.get(name, "score(texts, scorer, adaptors=[...])")
+            if name in _OF_A_PAIR or name.startswith("log_q_"):
+                options = "source=..., adaptor=..." if name in _OF_A_PAIR else "adaptors=[...]"
+                call = f"score(texts, scorer, {options})"
                 raise RecordError(f"this record has no column {name!r}: it comes from {call}")
             raise RecordError(unknown_name("column", name, self.columns))
         return self.columns[name]
@@ -246,56 +258,91 @@ class Records:
         """The record as a data frame, one row per scored token."""
         return pd.DataFrame(self.columns)
 
+    def select(self, texts: Sequence[int | np.integer] | np.ndarray) -> "Records":
+        """The rows of these texts, in this order, numbered 0, 1, ..."""
+        texts = np.asarray(texts, dtype=np.int64)
+        start = np.concatenate([[0], np.cumsum(self.lengths)])
+        rows = np.concatenate([np.arange(start[t], start[t + 1]) for t in texts])
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        columns["text"] = np.repeat(np.arange(len(texts)), self.lengths[texts])
+        return replace(self, columns=columns, text_keys=None if self.text_keys is None else self.text_keys[texts])
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Records]") -> "Records":
+        """The rows of `parts` one after the other, texts numbered through; description and language of the first.
+
+        RecordError if there are none, or if their columns differ.
+        """
+        parts = list(parts)
+        if not parts:
+            raise RecordError("there are no records to concatenate")
+        first = parts[0]
+        for part in parts[1:]:
+            if missing := set(first.columns) ^ set(part.columns):
+                raise RecordError(f"records with and without {min(missing)!r} cannot be concatenated")
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
+        offset = np.cumsum([0] + [len(part.lengths) for part in parts[:-1]])
+        columns["text"] = np.concatenate([part.columns["text"] + n for part, n in zip(parts, offset, strict=True)])
+        keys = [part.text_keys for part in parts]
+        return replace(first, columns=columns, text_keys=None if any(k is None for k in keys) else np.concatenate(keys))
+
     def to_parquet(self, path: str | Path) -> None:
-        """Integers as int32, everything else as float32."""
+        """Integers as int32, everything else as float32. RecordError for a place that cannot be written."""
+        table, meta = self.to_table()
+        write(table, "tokens", meta, Path(path))
+
+    def to_table(self) -> tuple[pa.Table, dict[str, Any]]:
+        """The table of `to_parquet` and its description."""
         table = {n: c.astype(np.int32 if n in _INTEGERS else np.float32) for n, c in self.columns.items()}
-        _write(pa.table(table), "records", self.meta, Path(path))
+        if self.text_keys is not None:
+            table["text_key"] = np.asarray(self.text_keys, np.int64)[self.columns["text"]]
+        return pa.table(table), self.meta
 
     @classmethod
     def from_parquet(cls, path: str | Path, language: Any = None) -> "Records":
         """Inverse of `to_parquet` (in single precision); RecordError for a missing, damaged, altered or foreign file."""
-        table, meta = _read(Path(path), "records")
-        columns = {}
-        for name in table.column_names:
-            values = table.column(name).to_numpy()
-            columns[name] = values.astype(np.int64 if name in _INTEGERS else np.float64)
-        return cls(columns, meta, language)
+        table, header = read(Path(path), "tokens")
+        return cls.from_table(table, header.meta, language)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, meta: Mapping[str, Any], language: Any = None) -> "Records":
+        """Inverse of `to_table`, in single precision."""
+        columns = {n: table.column(n).to_numpy() for n in table.column_names}
+        keys = columns.pop("text_key", None)
+        columns = {n: c.astype(np.int64 if n in _INTEGERS else np.float64) for n, c in columns.items()}
+        if keys is not None:
+            keys = keys[np.unique(columns["text"], return_index=True)[1]]
+        return cls(columns, dict(meta), language, keys)
 
     def _repr_html_(self) -> str:
         lengths = self.lengths
         head = f"{len(lengths)} texts, {len(self)} scored tokens, scorer {self.meta.get('scorer', '?')}"
         if self.language is None or not len(self):
             return plain_text(head, [])
-        end = min(lengths[0], 400)
-        a, h, v = (self[c][:end] for c in ("surprisal", "entropy", "varentropy"))
-        deviation = np.divide(a - h, np.sqrt(v), out=np.zeros_like(a), where=v > 0)
-        pieces = [self.language.decode([t]) for t in self["token"][: lengths[0]]]
-        titles = [
-            f"surprisal {x:.2f}, entropy {y:.2f} nats, rank {r}"
-            for x, y, r in zip(a, h, self["rank"][:end], strict=True)
-        ]
-        return plain_text(head + "; text 0:", []) + token_map(pieces, deviation, titles)
+        end = lengths[0]
+        pieces = [self.language.decode([t]) for t in self["token"][:end]]
+        shown = [self[name][:end] for name in ("surprisal", "entropy", "varentropy", "rank")]
+        return plain_text(head + "; text 0:", []) + token_map(pieces, *shown)
 
 
-def stored(
-    kind: type, store: str | Path | None, parts: Mapping[str, Any], make: Callable[[], Any], language: Any
-) -> Any:
-    """`make()`, or what an earlier call with the same content key has left below `store`; a damaged file is made again.
+def _lists(arrays: Sequence[np.ndarray], dtype: Any) -> pa.ListArray:
+    """One list per array, built without a Python object per value."""
+    offsets = np.cumsum([0, *map(len, arrays)]).astype(np.int32)
+    flat = np.concatenate([np.asarray(a, dtype) for a in arrays]) if len(arrays) else np.empty(0, dtype)
+    return pa.ListArray.from_arrays(offsets, pa.array(flat))
 
-    What is returned is always what the file holds (single precision), so that a first and a later run agree.
-    """
-    if store is None:
-        return make()
-    folder = Path(store)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot use the store {folder}: {error.strerror}") from None
-    path = folder / f"{kind.__name__.lower()}-{content_key(parts)}.parquet"
-    if path.exists():
-        try:
-            return kind.from_parquet(path, language)
-        except RecordError:
-            path.unlink(missing_ok=True)
-    make().to_parquet(path)
-    return kind.from_parquet(path, language)
+
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """The first entry in which two descriptions of a sampler differ, versions and the language's name aside."""
+    for name in sorted((set(a) | set(b)) - {"versions", "language"}):
+        if a.get(name) != b.get(name):
+            return f"{name} {a.get(name)!r} and {b.get(name)!r}"
+    return None
+
+
+def stored(kind: type, store: Any, parts: Mapping[str, Any], make: Callable[[], Any], language: Any) -> Any:
+    """`make()`, or what an earlier call with the same parts has left in `store` (see `store.Store.fetch`)."""
+    from .store import open_store
+
+    opened, name = open_store(store), "texts" if kind is Texts else "tokens"
+    return make() if opened is None else opened.fetch(name, parts, make, language)

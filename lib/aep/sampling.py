@@ -1,10 +1,11 @@
 """Sampling from any language, exact or neural: inverse CDF in token-id order, one random stream per text."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,7 +16,8 @@ from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
 from .information import check_distribution
 from .languages.protocol import Language, as_ids
-from .records import Texts, stored
+from .records import Texts
+from .store import SHARD, Store, open_store
 
 __all__ = ["draw", "sample", "text_stream"]
 
@@ -67,7 +69,8 @@ def sample(
     seed : with the indices of prompt and text it determines a text, whatever `batch` is
     adaptor : `ancestral()` unless given; never inherited from a model's generation config
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
-    store : folder in which the texts are kept under their content key, and found again
+    store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
+        complete, and found again by any request that contains them
 
     Returns
     -------
@@ -75,49 +78,102 @@ def sample(
 
     Raises
     ------
-    PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError
+    PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError, RecordError (the store)
     """
     adaptor = _checked(texts, tokens, seed, batch, adaptor, stop, language)
     prompt_ids = _prompt_ids(language, prompts)
     _check_context(language, prompt_ids, tokens)
-    sampler = _description(language, adaptor, seed, stop, tokens)
-    parts = {"sampler": sampler, "prompts": prompt_ids, "texts": texts}
-    return stored(
-        Texts,
-        store,
-        parts,
-        lambda: _sample(language, prompt_ids, texts, tokens, seed, adaptor, stop, batch, sampler),
-        language,
+    request = _Request(
+        language, prompt_ids, tokens, seed, adaptor, stop, batch, _description(language, adaptor, seed, stop, tokens)
+    )
+    shards = [
+        _Shard(p, first, min(SHARD, texts - first)) for p in range(len(prompt_ids)) for first in range(0, texts, SHARD)
+    ]
+    drawn = _drawn(request, shards, open_store(store))
+    # Prompts stay those of the call: two equal ones have different streams. Versions are those of the drawing.
+    sampler = request.sampler | {"versions": drawn.sampler["versions"]}
+    return replace(drawn, prompts=prompt_ids, prompt=drawn.stream[:, 0].copy(), sampler=sampler, language=language)
+
+
+class _Request(NamedTuple):
+    language: Language
+    prompts: list[np.ndarray]
+    tokens: int
+    seed: int
+    adaptor: Adaptor
+    stop: str
+    batch: int
+    sampler: dict[str, Any]
+
+
+class _Shard(NamedTuple):
+    """`count` texts of one prompt, from number `first` on."""
+
+    prompt: int
+    first: int
+    count: int
+
+    def jobs(self) -> list[tuple[int, int]]:
+        return [(self.prompt, text) for text in range(self.first, self.first + self.count)]
+
+    def parts(self, request: _Request) -> dict[str, Any]:
+        """Everything that determines the shard. The index of the prompt is part of it: the random stream depends on it."""
+        named = {k: v for k, v in request.sampler.items() if k not in ("language", "versions")}
+        return named | {"prompt": request.prompts[self.prompt], **{f"shard_{k}": v for k, v in self._asdict().items()}}
+
+
+def _drawn(request: _Request, shards: list[_Shard], store: Store | None) -> Texts:
+    """What the store has, and the rest drawn in common batches; a shard is written as soon as its texts are complete."""
+    found = {shard: texts for shard in shards if store and (texts := _found(store, request, shard)) is not None}
+    rows: dict[_Shard, list[tuple]] = {shard: [] for shard in shards if shard not in found}
+    owner = {job: shard for shard in rows for job in shard.jobs()}
+    for job, row in _rows(request, list(owner)):
+        shard = owner[job]
+        rows[shard].append(row)
+        if len(rows[shard]) == shard.count:
+            texts = _as_texts(request, shard, rows.pop(shard))
+            found[shard] = store.put("texts", shard.parts(request), texts) if store else texts
+    return Texts.concatenate([found[shard] for shard in shards])
+
+
+def _found(store: Store, request: _Request, shard: _Shard) -> Texts | None:
+    """The shard from the store; the last of a request, which may be short, also from the whole one that begins with it."""
+    texts = store.get("texts", shard.parts(request))
+    if texts is None and shard.count < SHARD:
+        whole = store.get("texts", shard._replace(count=SHARD).parts(request))
+        texts = None if whole is None else whole.select(range(shard.count))
+    return texts
+
+
+def _as_texts(request: _Request, shard: _Shard, rows: list[tuple]) -> Texts:
+    ids, log_q, log_normaliser, finished = map(list, zip(*rows, strict=True))
+    return Texts(
+        ids,
+        [request.prompts[shard.prompt]],
+        np.zeros(shard.count, np.int64),
+        request.sampler,
+        np.array(finished),
+        log_q,
+        log_normaliser,
+        stream=np.array(shard.jobs()),
     )
 
 
-def _sample(language, prompts, texts, tokens, seed, adaptor, stop, batch, sampler) -> Texts:
-    jobs = [(p, t) for p in range(len(prompts)) for t in range(texts)]
-    jobs.sort(key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
-    done: dict[tuple[int, int], tuple] = {}
+def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple]]:
+    """(prompt, text) and `_sample_batch`'s row of every job, batch by batch: prompts in order of length."""
+    language, prompts = request.language, request.prompts
+    jobs = sorted(jobs, key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
     stepping = getattr(language, "stepping", nullcontext)
-    with stepping(), progress(total=len(jobs) * tokens, desc=f"sampling {language.name}", unit="token") as bar:
+    total = len(jobs) * request.tokens
+    with stepping(), progress(total=total, desc=f"sampling {language.name}", unit="token") as bar:
         while jobs:
             length = len(prompts[jobs[0][0]])
-            now = [job for job in jobs[:batch] if len(prompts[job[0]]) == length]
+            now = [job for job in jobs[: request.batch] if len(prompts[job[0]]) == length]
             jobs = jobs[len(now) :]
-            uniforms = np.stack([text_stream(seed, *job).random(tokens) for job in now])
-            for job, row in zip(
-                now, _sample_batch(language, [prompts[p] for p, _ in now], uniforms, adaptor, stop, bar), strict=True
-            ):
-                done[job] = row
-    order = sorted(done)
-    rows = [done[job] for job in order]
-    return Texts(
-        ids=[r[0] for r in rows],
-        prompts=prompts,
-        prompt=np.array([p for p, _ in order]),
-        sampler=sampler,
-        finished=np.array([r[3] for r in rows]),
-        log_q=[r[1] for r in rows],
-        log_normaliser=[r[2] for r in rows],
-        language=language,
-    )
+            uniforms = np.stack([text_stream(request.seed, *job).random(request.tokens) for job in now])
+            contexts = [prompts[p] for p, _ in now]
+            rows = _sample_batch(language, contexts, uniforms, request.adaptor, request.stop, bar)
+            yield from zip(now, rows, strict=True)
 
 
 def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple]:
