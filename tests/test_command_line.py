@@ -137,15 +137,15 @@ def test_run_hands_names_parameters_and_files_to_the_runner(monkeypatch):
 
 def test_the_store_says_its_place_and_size_and_prunes_only_what_is_its_own(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("AEP_HOME", str(tmp_path))
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "x.parquet").write_bytes(b"0" * 2_000_000)
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "probes" / "x.json").write_bytes(b"0" * 2_000_000)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "mine.txt").write_text("not ours")
     code, out, _ = call(capsys, "store")
-    assert code == 0 and out == f"{tmp_path}: 1 files, 2.0 MB\n"
+    assert code == 0 and out == f"{tmp_path}: 1 files, 2.0 MB\n  probes: 1 files, 2.0 MB\n"
     monkeypatch.setattr("sys.stdin", io.StringIO())
     code, _, err = call(capsys, "store", "--prune")
-    assert code == 2 and "--yes" in err and (tmp_path / "records" / "x.parquet").exists()
+    assert code == 2 and "--yes" in err and (tmp_path / "probes" / "x.json").exists()
     code, out, _ = call(capsys, "store", "--prune", "--yes")
     assert code == 0 and "2.0 MB freed" in out
     assert [p.name for p in tmp_path.rglob("*")] == ["letters", "mine.txt"]

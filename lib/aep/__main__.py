@@ -12,6 +12,9 @@ from .errors import AepError, ParameterError, nearest
 
 __all__ = ["main"]
 
+# What this package makes below AEP_HOME, which may point to a folder that holds other things too.
+_KEPT = {"texts": "records/texts", "tokens": "records/tokens", "training": "training", "probes": "probes"}
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse with one line on stderr per mistake, and the nearest valid names in it."""
@@ -69,7 +72,14 @@ def _arguments() -> argparse.ArgumentParser:
 
     command("models", _models, "the embedded models")
     sub = command("store", _store, "place and size of the store of records and checkpoints")
+    sub.add_argument(
+        "--verify", action="store_true", help="check the content of every record; exit code 1 if one is damaged"
+    )
     sub.add_argument("--prune", action="store_true", help="empty it (asks first)")
+    sub.add_argument("--kind", choices=list(_KEPT), metavar="KIND", help=f"prune only this: {', '.join(_KEPT)}")
+    sub.add_argument(
+        "--damaged", action="store_true", help="prune only damaged or outdated records and left-over files"
+    )
     sub.add_argument("--yes", action="store_true", help="prune without asking")
     sub = command("train", _train, "train an embedded model; an interrupted training goes on where it stopped")
     sub.add_argument("name", metavar="NAME")
@@ -157,28 +167,78 @@ def _models(_) -> int:
 
 
 def _store(options) -> int:
-    import shutil
-
     from .records import store_home
+    from .store import Store
 
+    if not options.prune and (options.kind or options.damaged or options.yes):
+        raise ParameterError("--kind, --damaged and --yes say what to prune: use them with --prune")
     home = store_home()
-    # Only what this package made there: AEP_HOME may point to a folder that holds other things too.
-    parts = [home / name for name in ("records", "training", "probes")]
-    files = [file for part in parts for file in part.rglob("*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
-    print(f"{home}: {len(files)} files, {size / 1e6:.1f} MB")
-    if not options.prune or not files:
+    store = Store(home / "records")
+    _list_store(home, store)
+    if options.prune:
+        return _prune(options, home, store)
+    if not options.verify:
         return 0
+    damaged = store.damaged()
+    for _, reason in damaged:
+        print(f"damaged: {reason}")
+    print(
+        f"{len(damaged)} damaged files; python -m aep store --prune --damaged" if damaged else "every record is whole"
+    )
+    return 1 if damaged else 0
+
+
+def _list_store(home: Path, store) -> None:
+    """Place, files and size by kind, and one line per model and scorer."""
+    files = [file for part in ("records", "training", "probes") for file in _below(home / part)]
+    print(f"{home}: {len(files)} files, {_megabytes(files)}")
+    for kind, folder in _KEPT.items():
+        if found := _below(home / folder):
+            print(f"  {kind}: {len(found)} files, {_megabytes(found)}")
+    shards = store.shards()
+    for (kind, name), part in shards.groupby(["kind", "name"]):
+        what = f"texts of {name}" if kind == "texts" else f"tokens under {name}"
+        print(f"  {what}: {len(part)} files, {part['rows'].sum()} {kind}, {part['bytes'].sum() / 1e6:.1f} MB")
+
+
+def _prune(options, home: Path, store) -> int:
+    folders = [home / _KEPT[options.kind]] if options.kind else [home / n for n in ("records", "training", "probes")]
+    files = [file for folder in folders for file in _below(folder)]
+    if options.damaged:
+        useless = {path for path, _ in store.damaged()} | set(store.left_over())
+        files = [file for file in files if file in useless]
+    if not files:
+        print("nothing to prune")
+        return 0
+    what, size = f"{len(files)} {'damaged ' if options.damaged else ''}files", _megabytes(files)
     if not options.yes:
         if not sys.stdin.isatty():
             raise ParameterError("--prune asks before it deletes; without a terminal say --yes")
-        if input("Delete all records and checkpoints? [y/N] ").strip().lower() != "y":
+        if (
+            input(f"Delete {what} ({size}) of {options.kind or 'records and checkpoints'}? [y/N] ").strip().lower()
+            != "y"
+        ):
             return 0
-    for part in parts:
-        if part.is_dir():
-            shutil.rmtree(part)
-    print(f"{size / 1e6:.1f} MB freed")
+    for file in files:
+        file.unlink(missing_ok=True)
+    for folder in folders:
+        _remove_empty(folder)
+    print(f"{what} deleted, {size} freed")
     return 0
+
+
+def _below(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def _megabytes(files: list[Path]) -> str:
+    return f"{sum(file.stat().st_size for file in files if file.exists()) / 1e6:.1f} MB"
+
+
+def _remove_empty(folder: Path) -> None:
+    for path in sorted([*folder.rglob("*"), folder], reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _train(options) -> int:

@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 _INTEGERS = ("text", "position", "token", "rank", "greedy")
-_OF_A_PAIR = ("cross_entropy", "cross_varentropy", "source_surprisal", "source_entropy", "source_varentropy")
+OF_ONE = ("surprisal", "entropy", "varentropy", "mass_above")
+OF_A_PAIR = ("cross_entropy", "cross_varentropy", "source_surprisal", "source_entropy", "source_varentropy")
 
 
 def store_home() -> Path:
@@ -224,8 +225,8 @@ class Records:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.columns:
-            if name in _OF_A_PAIR or name.startswith("log_q_"):
-                options = "source=..., adaptor=..." if name in _OF_A_PAIR else "adaptors=[...]"
+            if name in OF_A_PAIR or name.startswith("log_q_"):
+                options = "source=..., adaptor=..." if name in OF_A_PAIR else "adaptors=[...]"
                 call = f"score(texts, scorer, {options})"
                 raise RecordError(f"this record has no column {name!r}: it comes from {call}")
             raise RecordError(unknown_name("column", name, self.columns))

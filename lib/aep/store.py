@@ -8,15 +8,20 @@ foreign or of another version is named in one line of the log and computed again
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas as pd
 
-from ._parquet import KERNEL_VERSION, Header, content_key, read, write
+from ._parquet import KERNEL_VERSION, Header, content_key, header, read, write
 from .errors import ParameterError, RecordError, unknown_name
-from .records import Records, Texts, store_home
+from .information import THETAS
+from .records import OF_A_PAIR, OF_ONE, Records, Texts, store_home, theta_column
 
 __all__ = ["KINDS", "SHARD", "Store", "open_store", "shards_of"]
 
@@ -25,9 +30,26 @@ SHARD = 16
 
 KINDS = {"texts": Texts, "tokens": Records}
 
-_SHARDS = {
-    "texts": ("model", "fingerprint", "adaptor", "seed", "stop", "dtype"),
-    "tokens": ("scorer", "source", "adaptor", "context", "dtype"),
+_COLUMNS = ["shard", "kind", "name", "source", "adaptor", "context", "rows", "bytes", "file", "meta"]
+_USER_ERRORS = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+_VIEWS = {
+    "texts": """
+        SELECT s.shard, t.text_key, s.name AS model, s.adaptor, s.meta->>'$.sampler.fingerprint' AS fingerprint,
+            CAST(s.meta->>'$.sampler.seed' AS BIGINT) AS seed, s.meta->>'$.sampler.stop' AS stop,
+            s.meta->>'$.sampler.dtype' AS dtype, s.meta->'$.prompts[0]' AS prompt_ids,
+            t.stream_prompt AS prompt, t.stream_text AS number, len(t.ids) AS length,
+            t.* EXCLUDE (text_key, prompt, stream_prompt, stream_text, filename)
+        FROM texts_files t JOIN shards s ON t.filename = s.file""",
+    "tokens": """
+        SELECT s.shard, s.name AS scorer, s.source, s.adaptor, s.context, t.* EXCLUDE (filename)
+        FROM tokens_files t JOIN shards s ON t.filename = s.file""",
+}
+# The columns that a query may name even where no file has them: there they are NULL.
+_SCHEMAS = {
+    "texts": "text_key BIGINT, prompt INT, text INT, ids INT[], stream_prompt INT, stream_text INT, finished BOOLEAN, "
+    "log_q FLOAT[], log_normaliser FLOAT[], filename VARCHAR",
+    "tokens": "text_key BIGINT, text INT, position INT, token INT, rank INT, greedy INT, filename VARCHAR, "
+    + ", ".join(f"{name} FLOAT" for name in (*OF_ONE, *map(theta_column, THETAS), *OF_A_PAIR)),
 }
 _log = logging.getLogger(__name__)
 
@@ -141,6 +163,110 @@ class Store:
         """The files of a kind; a file that is being written is not one yet."""
         return sorted(p for p in (self.folder / kind).glob("*.parquet") if not p.name.startswith("."))
 
+    def shards(self) -> pd.DataFrame:
+        """One row per file: shard (its key), kind, name (of model or scorer), source, adaptor, context, rows, bytes, ...
+
+        `adaptor` is that of the source of a pair, else that of the texts; `meta` is JSON. Only footers are read. Files
+        whose footer is damaged, foreign or of another version are left out, and counted in one line of the log.
+        """
+        rows, refused = [], []
+        for kind in KINDS:
+            for path in self.files(kind):
+                try:
+                    status = path.stat()
+                    found = _headed(path, status.st_mtime_ns, status.st_size)
+                except FileNotFoundError:
+                    continue  # pruned by another process since it was listed
+                except RecordError as error:
+                    refused.append(_reason(error))
+                    continue
+                rows.append(_row(path, found, status.st_size))
+        if refused:
+            more = f" (and {len(refused) - 1} more files)" if len(refused) > 1 else ""
+            _log.warning("%s%s: left out", refused[0], more)
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """The result of a DuckDB query over three views: `shards` (see there), `texts` and `tokens`.
+
+        `texts` has one row per text: shard, text_key, model, adaptor, seed, prompt (its index), number, length, ids, ...;
+        `tokens` one per scored token: shard, scorer, source, adaptor, context, text_key, text (its index in the shard),
+        position, token and the columns of the record; those that only some records have are NULL elsewhere. `text_key`
+        joins the two.
+
+        The footers of the files are checked first. Where a damaged content makes the query fail, every file is checked,
+        and the query runs again without the damaged ones (logged). A value that was altered so that it can still be
+        decoded is found by `get` and `damaged`, not here. RecordError, in one line, for a query that is wrong.
+
+        >>> Store("no/such/folder").sql("SELECT count(*) AS n FROM tokens")
+           n
+        0  0
+        """
+        shards = self.shards()
+        try:
+            return _ask(query, shards)
+        except _USER_ERRORS as error:
+            raise RecordError(f"the query failed: {_first_line(error)}") from None
+        except duckdb.Error as error:
+            damaged, now = self.damaged(), self.shards()
+            whole = now[~now["file"].isin([str(path) for path, _ in damaged])]
+            if len(whole) == len(shards):  # neither damaged nor pruned meanwhile: it is not the files
+                raise RecordError(f"the query failed: {_first_line(error)}") from None
+        for _, reason in damaged:
+            _log.warning("%s: left out", reason)
+        return _ask(query, whole)
+
+    def damaged(self) -> list[tuple[Path, str]]:
+        """Every file that is not whole or belongs to another version, with the reason in one line. Reads everything."""
+        found = []
+        for path in (path for kind in KINDS for path in self.files(kind)):
+            try:
+                _whole(path)
+            except RecordError as error:
+                if path.exists():
+                    found.append((path, _reason(error)))
+        return found
+
+    def left_over(self, age: float = 3600.0) -> list[Path]:
+        """Temporary files of killed processes: those not written to for `age` seconds."""
+        candidates = [p for kind in KINDS for p in (self.folder / kind).glob(".*.tmp")]
+        return [p for p in candidates if time.time() - p.stat().st_mtime > age]
+
+
+def _ask(query: str, shards: pd.DataFrame) -> pd.DataFrame:
+    with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
+        connection.register("shards", shards)
+        for kind, view in _VIEWS.items():
+            files = shards["file"][shards["kind"] == kind].tolist()
+            connection.execute(f"CREATE TABLE no_{kind} ({_SCHEMAS[kind]})")
+            rows = f"SELECT * FROM no_{kind}"
+            if files:
+                connection.read_parquet(files, union_by_name=True, filename=True).create_view(f"whole_{kind}")
+                rows += f" UNION ALL BY NAME SELECT * FROM whole_{kind}"
+            connection.execute(f"CREATE VIEW {kind}_files AS {rows}")
+            connection.execute(f"CREATE VIEW {kind} AS {view}")
+        return connection.execute(query).df()
+
+
+@lru_cache(maxsize=100_000)
+def _headed(path: Path, modified: int, size: int) -> Header:
+    """The footer of a file in its place, read once per process as long as time and size stay the same."""
+    found = header(path)
+    if found.kind != path.parent.name:
+        raise RecordError(f"{path} holds {found.kind!r}, not {path.parent.name!r}")
+    _check_place(path, found)
+    return found
+
+
+def _row(path: Path, found: Header, size: int) -> dict[str, Any]:
+    sampler = found.meta.get("sampler") or {}
+    adaptor = found.meta.get("adaptor") or sampler.get("adaptor")
+    name = sampler.get("language") if found.kind == "texts" else found.meta.get("scorer")
+    described = {"name": name, "source": found.meta.get("source"), "adaptor": adaptor}
+    described |= {"context": found.meta.get("context"), "meta": json.dumps(found.meta)}
+    return {"shard": path.stem, "kind": found.kind, "rows": found.rows, "bytes": size, "file": str(path), **described}
+
 
 def _whole(path: Path) -> tuple[Any, Header]:
     """Table and header of a stored file, all of it checked; RecordError, in one line, for any fault."""
@@ -154,6 +280,10 @@ def _check_place(path: Path, found: Header) -> None:
         raise RecordError(f"{path} is a foreign file (it was written as {found.key or 'no part of a store'})")
     if found.kernel != str(KERNEL_VERSION):
         raise RecordError(f"{path} was computed by kernel version {found.kernel}, this aep has {KERNEL_VERSION}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _reason(error: RecordError) -> str:
