@@ -4,6 +4,7 @@ Seeds were fixed before the first run; each of the 3 chi-square tests rejects a 
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -312,3 +313,41 @@ def test_a_description_names_everything_that_determines_a_text(tiny):  # noqa: F
     assert texts.sampler["dtype"] == "float64"
     assert {"numpy", "torch", "transformers", "python"} <= set(texts.sampler["versions"])
     assert texts.decode(0).replace(" ", "") == "".join(tiny("mistral").decode([i]) for i in texts.ids[0])
+
+
+# -------------------------------------------------------------------------------------------------- recorded on the way
+
+
+@pytest.mark.parametrize("adaptor", [aep.ancestral(), aep.temperature(0.7) | aep.top_k(5)], ids=str)
+@pytest.mark.parametrize("kind", ["mistral", "gpt2", "exact"])
+def test_a_record_written_while_sampling_is_the_one_scoring_makes(kind, adaptor, tiny, tmp_path):  # noqa: F811
+    language = CHAIN if kind == "exact" else tiny(kind)
+    prompts = [[0], [1, 2]] if kind == "exact" else ["abc", "t"]
+    texts = aep.sample(language, prompts, texts=3, tokens=40, seed=9, adaptor=adaptor, record=True)
+    plain = replace(texts, records=None)
+    scored = aep.score(plain, language)
+    assert aep.score(texts, language) is texts.records
+    assert texts.records.meta == scored.meta
+    for name, values in scored.columns.items():
+        np.testing.assert_allclose(texts.records[name], values, atol=1e-10, err_msg=name)
+    assert set(texts.records.columns) == set(scored.columns)
+    np.testing.assert_array_equal(texts.records.text_keys, scored.text_keys)
+    assert aep.score(texts, language, adaptors=[adaptor]) is not texts.records  # other columns: a pass of its own
+
+
+def test_a_recorded_text_in_the_store_is_never_scored_again(tmp_path, monkeypatch):
+    texts = aep.sample(CHAIN, texts=20, tokens=30, seed=10, store=tmp_path, record=True)
+    for name in ("start", "step", "rows"):  # a pass over the language would fail
+        monkeypatch.setattr(CHAIN, name, lambda *_, **__: pytest.fail("computed again"))
+    again = aep.sample(CHAIN, texts=20, tokens=30, seed=10, store=tmp_path, record=True)
+    records = aep.score(replace(again, records=None), CHAIN, store=tmp_path)
+    for name, values in texts.records.columns.items():
+        np.testing.assert_array_equal(records[name], values, err_msg=name)
+        np.testing.assert_array_equal(again.records[name], values, err_msg=name)
+
+
+def test_a_recorded_text_that_ends_early_has_a_row_per_token():
+    texts = aep.sample(WITH_END, texts=50, tokens=30, seed=11, stop="eos", record=True)
+    assert len(set(map(len, texts.ids))) > 1
+    assert texts.records.lengths.tolist() == [len(ids) for ids in texts.ids]
+    np.testing.assert_array_equal(texts.select([3, 1]).records["token"], np.concatenate([texts.ids[3], texts.ids[1]]))

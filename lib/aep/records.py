@@ -7,7 +7,7 @@ SPEC 1.1. Files carry a schema version and a checksum of their content; a damage
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ __all__ = [
     "Texts",
     "content_key",
     "store_home",
-    "stored",
     "theta_column",
 ]
 
@@ -60,7 +59,8 @@ class Texts:
     `sampler`: language, fingerprint, adaptor, seed, stop rule, dtype, versions; `finished`: False for a text that was
     cut at the length cap under ``stop="eos"``; `log_q`, `log_normaliser`: what the sampler drew each token with
     (nats), or None; `stream`: per text the indices of prompt and text of its random stream (texts, 2), or None. They
-    stay those of the first drawing, whatever is selected or joined later.
+    stay those of the first drawing, whatever is selected or joined later. `records`: what ``sample(..., record=True)``
+    wrote on the way, or None.
     """
 
     ids: list[np.ndarray]
@@ -72,6 +72,7 @@ class Texts:
     log_normaliser: list[np.ndarray] | None = None
     language: Any = field(default=None, repr=False, compare=False)
     stream: np.ndarray | None = None
+    records: "Records | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_strings(cls, language: Any, strings: Sequence[str]) -> "Texts":
@@ -126,11 +127,12 @@ class Texts:
             for n in ("ids", "log_q", "log_normaliser")
         }
         rows = {n: None if (v := getattr(self, n)) is None else v[indices] for n in ("finished", "stream")}
+        rows["records"] = None if self.records is None else self.records.select(indices)
         return replace(self, prompts=[self.prompts[p] for p in used], prompt=prompt, **chosen, **rows)
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Texts]") -> "Texts":
-        """The texts of `parts` one after the other, equal prompts merged; sampler and language of the first.
+        """The texts of `parts` one after the other, equal prompts merged, no records; sampler and language of the first.
 
         RecordError if there are none, or if their samplers differ by more than versions and the language's name.
         """
@@ -149,7 +151,7 @@ class Texts:
             lists = name.startswith("log_")
             joined[name] = None if not known else [a for v in values for a in v] if lists else np.concatenate(values)
         prompts = [np.array(p, np.int64) for p in index]
-        return replace(parts[0], prompts=prompts, prompt=np.array(prompt, np.int64), **joined)
+        return replace(parts[0], prompts=prompts, prompt=np.array(prompt, np.int64), records=None, **joined)
 
     def to_parquet(self, path: str | Path) -> None:
         """One row per text; log-probabilities as float32. RecordError for a place that cannot be written."""
@@ -339,11 +341,3 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
         if a.get(name) != b.get(name):
             return f"{name} {a.get(name)!r} and {b.get(name)!r}"
     return None
-
-
-def stored(kind: type, store: Any, parts: Mapping[str, Any], make: Callable[[], Any], language: Any) -> Any:
-    """`make()`, or what an earlier call with the same parts has left in `store` (see `store.Store.fetch`)."""
-    from .store import open_store
-
-    opened, name = open_store(store), "texts" if kind is Texts else "tokens"
-    return make() if opened is None else opened.fetch(name, parts, make, language)

@@ -16,7 +16,9 @@ from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
 from .information import check_distribution
 from .languages.protocol import Language, as_ids
-from .records import Texts
+from .records import Records, Texts
+from .reduction import row_columns
+from .scoring import description, key_parts
 from .store import SHARD, Store, open_store
 
 __all__ = ["draw", "sample", "text_stream"]
@@ -58,6 +60,7 @@ def sample(
     adaptor: Adaptor | None = None,
     stop: str = "never",
     store: Any = None,
+    record: bool = False,
     batch: int = 64,
 ) -> Texts:
     """Sample `texts` texts of at most `tokens` tokens after each prompt.
@@ -71,6 +74,8 @@ def sample(
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
     store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
         complete, and found again by any request that contains them
+    record : reduce the laws that are sampled from to the columns of SPEC 1.1 (of the language itself, without the adaptor):
+        `score(texts, language)` then returns `texts.records` without a second pass over the network
 
     Returns
     -------
@@ -83,16 +88,21 @@ def sample(
     adaptor = _checked(texts, tokens, seed, batch, adaptor, stop, language)
     prompt_ids = _prompt_ids(language, prompts)
     _check_context(language, prompt_ids, tokens)
-    request = _Request(
-        language, prompt_ids, tokens, seed, adaptor, stop, batch, _description(language, adaptor, seed, stop, tokens)
-    )
+    sampler = _description(language, adaptor, seed, stop, tokens)
+    request = _Request(language, prompt_ids, tokens, seed, adaptor, stop, batch, record, sampler)
     shards = [
         _Shard(p, first, min(SHARD, texts - first)) for p in range(len(prompt_ids)) for first in range(0, texts, SHARD)
     ]
-    drawn = _drawn(request, shards, open_store(store))
+    found = _drawn(request, shards, open_store(store))
+    drawn = Texts.concatenate([found[shard] for shard in shards])
     # Prompts stay those of the call: two equal ones have different streams. Versions are those of the drawing.
-    sampler = request.sampler | {"versions": drawn.sampler["versions"]}
-    return replace(drawn, prompts=prompt_ids, prompt=drawn.stream[:, 0].copy(), sampler=sampler, language=language)
+    sampler |= {"versions": drawn.sampler["versions"]}
+    drawn = replace(drawn, prompts=prompt_ids, prompt=drawn.stream[:, 0].copy(), sampler=sampler, language=language)
+    if not record:
+        return drawn
+    records = Records.concatenate([found[shard].records for shard in shards])
+    records = replace(records, meta=description(drawn, language), language=language, text_keys=drawn.keys())
+    return replace(drawn, records=records)
 
 
 class _Request(NamedTuple):
@@ -103,7 +113,18 @@ class _Request(NamedTuple):
     adaptor: Adaptor
     stop: str
     batch: int
+    record: bool
     sampler: dict[str, Any]
+
+
+class _Row(NamedTuple):
+    """One sampled text."""
+
+    ids: np.ndarray
+    log_q: np.ndarray
+    log_normaliser: np.ndarray
+    finished: bool
+    columns: dict[str, np.ndarray]
 
 
 class _Shard(NamedTuple):
@@ -122,18 +143,18 @@ class _Shard(NamedTuple):
         return named | {"prompt": request.prompts[self.prompt], **{f"shard_{k}": v for k, v in self._asdict().items()}}
 
 
-def _drawn(request: _Request, shards: list[_Shard], store: Store | None) -> Texts:
+def _drawn(request: _Request, shards: list[_Shard], store: Store | None) -> dict[_Shard, Texts]:
     """What the store has, and the rest drawn in common batches; a shard is written as soon as its texts are complete."""
     found = {shard: texts for shard in shards if store and (texts := _found(store, request, shard)) is not None}
-    rows: dict[_Shard, list[tuple]] = {shard: [] for shard in shards if shard not in found}
+    rows: dict[_Shard, list[_Row]] = {shard: [] for shard in shards if shard not in found}
     owner = {job: shard for shard in rows for job in shard.jobs()}
     for job, row in _rows(request, list(owner)):
         shard = owner[job]
         rows[shard].append(row)
         if len(rows[shard]) == shard.count:
             texts = _as_texts(request, shard, rows.pop(shard))
-            found[shard] = store.put("texts", shard.parts(request), texts) if store else texts
-    return Texts.concatenate([found[shard] for shard in shards])
+            found[shard] = _put(store, request, shard, texts) if store else texts
+    return found
 
 
 def _found(store: Store, request: _Request, shard: _Shard) -> Texts | None:
@@ -142,24 +163,45 @@ def _found(store: Store, request: _Request, shard: _Shard) -> Texts | None:
     if texts is None and shard.count < SHARD:
         whole = store.get("texts", shard._replace(count=SHARD).parts(request))
         texts = None if whole is None else whole.select(range(shard.count))
-    return texts
+    if texts is None or not request.record:
+        return texts
+    records = store.get("tokens", key_parts(description(texts, request.language), texts))
+    return None if records is None else replace(texts, records=records)
 
 
-def _as_texts(request: _Request, shard: _Shard, rows: list[tuple]) -> Texts:
-    ids, log_q, log_normaliser, finished = map(list, zip(*rows, strict=True))
-    return Texts(
-        ids,
+def _put(store: Store, request: _Request, shard: _Shard, texts: Texts) -> Texts:
+    """Write the texts, and their record under the key that `score` asks for; what the files hold."""
+    records = texts.records
+    if records is not None:
+        records = store.put("tokens", key_parts(records.meta, texts), records)
+    return replace(store.put("texts", shard.parts(request), texts), records=records)
+
+
+def _as_texts(request: _Request, shard: _Shard, rows: list[_Row]) -> Texts:
+    texts = Texts(
+        [row.ids for row in rows],
         [request.prompts[shard.prompt]],
         np.zeros(shard.count, np.int64),
         request.sampler,
-        np.array(finished),
-        log_q,
-        log_normaliser,
+        np.array([row.finished for row in rows]),
+        [row.log_q for row in rows],
+        [row.log_normaliser for row in rows],
         stream=np.array(shard.jobs()),
     )
+    if not request.record:
+        return texts
+    lengths = [len(row.ids) for row in rows]
+    columns = {
+        "text": np.repeat(np.arange(len(rows)), lengths),
+        "position": np.concatenate([np.arange(n) for n in lengths]),
+        "token": np.concatenate(texts.ids),
+    }
+    columns |= {name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns}
+    meta = description(texts, request.language)
+    return replace(texts, records=Records(columns, meta, request.language, texts.keys()))
 
 
-def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple]]:
+def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], "_Row"]]:
     """(prompt, text) and `_sample_batch`'s row of every job, batch by batch: prompts in order of length."""
     language, prompts = request.language, request.prompts
     jobs = sorted(jobs, key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
@@ -172,15 +214,17 @@ def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tupl
             jobs = jobs[len(now) :]
             uniforms = np.stack([text_stream(request.seed, *job).random(request.tokens) for job in now])
             contexts = [prompts[p] for p, _ in now]
-            rows = _sample_batch(language, contexts, uniforms, request.adaptor, request.stop, bar)
+            rows = _sample_batch(request, contexts, uniforms, bar)
             yield from zip(now, rows, strict=True)
 
 
-def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple]:
-    """(ids, log_q, log_normaliser, finished) of each text of one batch."""
+def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.ndarray, bar: Any) -> list[_Row]:
+    """The texts of one batch, drawn side by side."""
+    language, adaptor = request.language, request.adaptor
     n, tokens = uniforms.shape
     ids = np.zeros((n, tokens), np.int64)
     log_q, log_z = np.zeros((n, tokens)), np.zeros((n, tokens))
+    columns: dict[str, np.ndarray] = {}
     length = np.full(n, tokens)
     log_p, state = language.start(prompts)
     for t in range(tokens):
@@ -189,15 +233,21 @@ def _sample_batch(language, prompts, uniforms, adaptor, stop, bar) -> list[tuple
         ids[:, t] = as_numpy(token)
         log_q[:, t] = as_numpy(gather(adapted.log_q, token))
         log_z[:, t] = as_numpy(adapted.log_normaliser)
+        for name, value in row_columns(log_p, token).items() if request.record else ():
+            value = as_numpy(value)
+            columns.setdefault(name, np.zeros((n, tokens), value.dtype))[:, t] = value
         bar.update(n)
-        if stop == "eos":
+        if request.stop == "eos":
             length = np.where((ids[:, t] == language.eos) & (length == tokens), t + 1, length)
             if (length <= t + 1).all():
                 break
         if t + 1 < tokens:
             log_p, state = language.step(state, ids[:, t])
     ended = ids[np.arange(n), length - 1] == language.eos if language.eos is not None else np.zeros(n, bool)
-    return [(ids[i, :k], log_q[i, :k], log_z[i, :k], bool(ended[i])) for i, k in enumerate(length)]
+    return [
+        _Row(ids[i, :k], log_q[i, :k], log_z[i, :k], bool(ended[i]), {name: c[i, :k] for name, c in columns.items()})
+        for i, k in enumerate(length)
+    ]
 
 
 def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ from ._progress import progress
 from .adaptors import Adaptor, ancestral
 from .errors import AdaptorError, ContextTooLong, ParameterError, PromptError, VocabularyMismatch, unknown_name
 from .languages.protocol import Language, as_ids, row_order
-from .records import Records, Texts, stored
+from .records import Records, Texts
 from .reduction import row_columns
+from .store import Store, open_store, shards_of
 
-__all__ = ["choose_context", "score"]
+__all__ = ["choose_context", "description", "key_parts", "score"]
 
 _CONTEXTS = ("full", "rolling", "strided")
 _BATCH_TOKENS = 8192
@@ -63,6 +65,8 @@ def score(
     chunk : rows whose full distributions are held at once; changes no value
     compiled : None compiles the reduction for large work only (`neural.compiled`); True, False: whenever possible, never
 
+    store : a folder, or True for the store of this user: records are kept there in shards and found again
+
     Returns
     -------
     Records, sorted by text and position. All quantities in nats (varentropies in nats²).
@@ -76,10 +80,44 @@ def score(
     _check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
     jobs = _jobs(texts, languages, context, bos, overlap)
-    meta = _description(texts, scorer, source, adaptor, adaptors, context, bos, overlap)
-    parts = meta | {"ids": texts.ids, "prompts": texts.prompts, "prompt": texts.prompt}
-    make = lambda: _score(jobs, scorer, source, adaptor, tuple(adaptors), chunk, compiled, meta)  # noqa: E731
-    return stored(Records, store, parts, make, scorer)
+    meta = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap)
+    if texts.records is not None and key_parts(texts.records.meta) == key_parts(meta):
+        return texts.records  # written while the texts were sampled
+    compute = partial(
+        _score, scorer=scorer, source=source, adaptor=adaptor, adaptors=adaptors, chunk=chunk, compiled=compiled
+    )
+    opened = open_store(store)
+    if opened is None:
+        return replace(compute(jobs), meta=meta, language=scorer, text_keys=texts.keys())
+    return _through_store(opened, texts, jobs, compute, meta, scorer)
+
+
+def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any]:
+    """What determines the record that `meta` (of `description`) describes, with the ids and prompts of its texts."""
+    parts = {k: v for k, v in meta.items() if k not in ("sampler", "scorer", "source")}
+    return parts if texts is None else parts | {"ids": texts.ids, "before": [texts.prompts[p] for p in texts.prompt]}
+
+
+def _through_store(store: Store, texts, jobs, compute, meta, scorer) -> Records:
+    """What the store has, and the rest scored in groups of shards that fill a batch; each is written when it is done."""
+    shards = shards_of(texts)
+    selected = [texts.select(shard) for shard in shards]
+    found = [store.get("tokens", key_parts(meta, part), scorer) for part in selected]
+    groups: list[list[int]] = [[]]
+    for i in (i for i, records in enumerate(found) if records is None):
+        if sum(len(ids) for k in groups[-1] for ids in selected[k].ids) >= _BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(i)
+    for group in filter(None, groups):
+        wanted = np.concatenate([shards[i] for i in group])
+        new = {text: k for k, text in enumerate(wanted.tolist())}
+        scored = compute([job._replace(text=new[job.text]) for job in jobs if job.text in new])
+        ends = np.cumsum([len(shards[i]) for i in group])
+        for i, end in zip(group, ends, strict=True):
+            part = scored.select(np.arange(end - len(shards[i]), end))
+            part = replace(part, meta=meta, language=scorer, text_keys=selected[i].keys())
+            found[i] = store.put("tokens", key_parts(meta, selected[i]), part)
+    return replace(Records.concatenate(found), meta=meta, language=scorer)
 
 
 def choose_context(language: Language, tokens: int) -> str:
@@ -187,11 +225,11 @@ def _check_lengths(jobs, languages) -> None:
                 )
 
 
-def _score(jobs, scorer, source, adaptor, adaptors, chunk, compiled, meta) -> Records:
+def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled) -> Records:
     parts: list[dict[str, np.ndarray]] = []
     stepping, total = getattr(scorer, "stepping", nullcontext), sum(len(job.ids) for job in jobs)
     fused = scorer.fused(total * scorer.vocab_size, compiled) if hasattr(scorer, "fused") else None
-    reduce = partial(row_columns, adaptor=adaptor, adaptors=adaptors, fused=fused)
+    reduce = partial(row_columns, adaptor=adaptor, adaptors=tuple(adaptors), fused=fused)
     with stepping(), progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
         for batch in _batches(jobs):
             text, position = row_order([job.ids for job in batch])
@@ -202,7 +240,7 @@ def _score(jobs, scorer, source, adaptor, adaptors, chunk, compiled, meta) -> Re
             parts.append({"text": which, "position": offset + position, "token": token, **values})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     order = np.lexsort((columns["position"], columns["text"]))
-    return Records({n: c[order] for n, c in columns.items()}, meta, scorer)
+    return Records({n: c[order] for n, c in columns.items()})
 
 
 def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str, np.ndarray]]:
@@ -233,7 +271,10 @@ def _batches(jobs: list[_Job]) -> Iterator[list[_Job]]:
     yield batch
 
 
-def _description(texts, scorer, source, adaptor, adaptors, context, bos, overlap) -> dict[str, Any]:
+def description(
+    texts: Texts, scorer, source=None, adaptor=None, adaptors=(), context="full", bos=True, overlap=None
+) -> dict[str, Any]:
+    """The `meta` of a record: who scored, under which policies, and who sampled the texts."""
     described = {
         "scorer": scorer.name,
         "scorer_fingerprint": scorer.fingerprint,
