@@ -1,0 +1,179 @@
+"""Rows about the scoring pass: its cost over that of forward passes, and its memory against the length of the text."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ..neural.language import NeuralLanguage
+from ..records import Texts
+from ..scoring import score
+from .registry import row
+
+__all__ = ["interleaved"]
+
+RUNS = 5
+TEXTS, TOKENS = 4, 1024
+GPT2 = {"n_embd": 384, "n_layer": 6, "n_head": 6, "vocab_size": 50257, "bos_token_id": None, "eos_token_id": None}
+SIZE = "GPT2Config(n_embd=384, n_layer=6, n_head=6, vocab_size=50257), float32"
+
+
+class _NoTokenizer:
+    """Stands in where only token ids are used."""
+
+    bos_token_id = eos_token_id = None
+    model_max_length = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+@cache
+def language(seed: int = 0) -> NeuralLanguage:
+    """A network of GPT-2's kind with random weights, float32, without a start token."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(**GPT2)).eval()
+    return NeuralLanguage(model, _NoTokenizer(), name=f"gpt2-like-{seed}", fingerprint=f"random weights, seed {seed}")
+
+
+@cache
+def texts(number: int = TEXTS, tokens: int = TOKENS) -> Texts:
+    """Random token ids; a text gives its first token away as context."""
+    ids = np.random.default_rng(0).integers(GPT2["vocab_size"], size=(number, tokens))
+    return Texts(list(ids), [np.empty(0, np.int64)], np.zeros(number, int))
+
+
+@torch.inference_mode()
+def all_logits(lm: NeuralLanguage) -> torch.Tensor:
+    """One forward pass that returns all logits, and nothing more."""
+    return lm.model(input_ids=torch.as_tensor(np.array(texts().ids)), use_cache=False).logits
+
+
+@torch.inference_mode()
+def all_columns(lm: NeuralLanguage) -> list[torch.Tensor]:
+    """The columns of a record from log_softmax of all logits: what one writes without this library."""
+    logits, token = all_logits(lm)[:, :-1], torch.as_tensor(np.array(texts().ids))[:, 1:]
+    log_p = torch.log_softmax(logits, -1)
+    p, own = log_p.exp(), log_p.gather(-1, token[..., None])
+    h = -(p * log_p).sum(-1)
+    columns = [-own[..., 0], h, (p * (log_p + h[..., None]) ** 2).sum(-1), log_p.argmax(-1)]
+    above = log_p > own
+    columns += [above.sum(-1), (p * above).sum(-1)]
+    return columns + [torch.logsumexp(theta * log_p, -1) for theta in (0.25, 0.5, 0.75, 0.875, 1.125, 1.25, 1.5, 2.0)]
+
+
+def interleaved(ours: Callable, theirs: Callable, runs: int = RUNS) -> list[float]:
+    """Time of `ours` over time of `theirs`, once per pair of turns; each has had one turn before that does not count."""
+    ours(), theirs()
+    ratios = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        theirs()
+        middle = time.perf_counter()
+        ours()
+        ratios.append((time.perf_counter() - middle) / (middle - start))
+    return ratios
+
+
+@row(
+    "score_vs_logits", "times the cost", f"every column over a forward pass with all logits; compiled; {SIZE}, 4 x 1024"
+)
+def score_vs_logits() -> list[float]:
+    """What the columns cost beyond the network."""
+    lm = language()
+    return interleaved(lambda: score(texts(), lm, compiled=True), lambda: all_logits(lm))
+
+
+@row("score_eager_vs_logits", "times the cost", f"the same without a compiler; {SIZE}, 4 x 1024")
+def score_eager_vs_logits() -> list[float]:
+    """What a user without a compiler pays."""
+    lm = language()
+    return interleaved(lambda: score(texts(), lm, compiled=False), lambda: all_logits(lm))
+
+
+@row(
+    "score_vs_full",
+    "times the cost",
+    f"over the same columns from log_softmax of all logits; compiled; {SIZE}, 4 x 1024",
+)
+def score_vs_full() -> list[float]:
+    """Against what one writes without this library."""
+    lm = language()
+    return interleaved(lambda: score(texts(), lm, compiled=True), lambda: all_columns(lm))
+
+
+@row(
+    "pair_vs_two_forwards", "times the cost", f"both networks' columns over two forward passes; compiled; two of {SIZE}"
+)
+def pair_vs_two_forwards() -> list[float]:
+    """A pair in one pass against the two plain forward passes."""
+    a, b = language(0), language(1)
+    return interleaved(lambda: score(texts(), b, source=a, compiled=True), lambda: (all_logits(a), all_logits(b)))
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+_PROGRAM = """
+import sys
+from aep.bench import scoring
+print(scoring.peak(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def peak(kind: str, tokens: int) -> int:
+    """Bytes by which the peak of this process exceeds what was resident before scoring one text of `tokens` tokens."""
+    lm, text = language(), texts(1, tokens)
+    score(texts(1, 64), lm, compiled=False)  # libraries load what they need
+    before = _resident()
+    if kind == "ours":
+        score(text, lm, context="strided", compiled=False)
+    else:
+        _kept_logits(lm, text.ids[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) - before
+
+
+@torch.inference_mode()
+def _kept_logits(lm: NeuralLanguage, ids: np.ndarray) -> torch.Tensor:
+    """The same windows, all logits kept: what memory would be without chunks."""
+    size = lm.context_length
+    windows = [ids[i : i + size] for i in range(0, len(ids) - size // 2, size // 2)]
+    return torch.cat([lm.model(input_ids=torch.as_tensor(w)[None]).logits[0, -(size // 2) :] for w in windows])
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _measured(kind: str, tokens: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, kind, str(tokens)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@row(
+    "score_memory_16k_vs_2k",
+    "times the memory",
+    f"peak minus resident before, 16,384 over 2,048 tokens, strided; {SIZE}",
+)
+def score_memory_16k_vs_2k() -> list[float]:
+    """Memory must not grow with the text. Each measurement in a process of its own."""
+    return [_measured("ours", 16384) / _measured("ours", 2048) for _ in range(3)]
+
+
+@row(
+    "score_memory_vs_full",
+    "times the memory",
+    f"16,384 tokens, strided, over the same with all logits kept; {SIZE}",
+)
+def score_memory_vs_full() -> list[float]:
+    """Against keeping the logits."""
+    return [_measured("ours", 16384) / _measured("full", 16384) for _ in range(3)]
