@@ -17,7 +17,7 @@ from ..records import Texts
 from ..scoring import score
 from .registry import row
 
-__all__ = ["interleaved"]
+__all__ = ["interleaved", "language", "measured", "texts"]
 
 RUNS = 5
 TEXTS, TOKENS = 4, 1024
@@ -25,7 +25,7 @@ GPT2 = {"n_embd": 384, "n_layer": 6, "n_head": 6, "vocab_size": 50257, "bos_toke
 SIZE = "GPT2Config(n_embd=384, n_layer=6, n_head=6, vocab_size=50257), float32"
 
 
-class _NoTokenizer:
+class NoTokenizer:
     """Stands in where only token ids are used."""
 
     bos_token_id = eos_token_id = None
@@ -40,7 +40,7 @@ def language(seed: int = 0) -> NeuralLanguage:
     """A network of GPT-2's kind with random weights, float32, without a start token."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**GPT2)).eval()
-    return NeuralLanguage(model, _NoTokenizer(), name=f"gpt2-like-{seed}", fingerprint=f"random weights, seed {seed}")
+    return NeuralLanguage(model, NoTokenizer(), name=f"gpt2-like-{seed}", fingerprint=f"random weights, seed {seed}")
 
 
 @cache
@@ -152,7 +152,8 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _measured(kind: str, tokens: int) -> int:
+def measured(kind: str, tokens: int) -> int:
+    """`peak` in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, kind, str(tokens)], capture_output=True, text=True, check=True
     )
@@ -166,7 +167,7 @@ def _measured(kind: str, tokens: int) -> int:
 )
 def score_memory_16k_vs_2k() -> list[float]:
     """Memory must not grow with the text. Each measurement in a process of its own."""
-    return [_measured("ours", 16384) / _measured("ours", 2048) for _ in range(3)]
+    return [measured("ours", 16384) / measured("ours", 2048) for _ in range(3)]
 
 
 @row(
@@ -176,4 +177,4 @@ def score_memory_16k_vs_2k() -> list[float]:
 )
 def score_memory_vs_full() -> list[float]:
     """Against keeping the logits."""
-    return [_measured("ours", 16384) / _measured("full", 16384) for _ in range(3)]
+    return [measured("ours", 16384) / measured("full", 16384) for _ in range(3)]
