@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 NB ?= all
 PROFILE ?=
 ROWS ?=
-MODELS ?= docs-400k
+MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes
 
 PY := .venv/bin/python
 READY := .venv/.aep-ready
@@ -54,7 +54,8 @@ test-faults: $(READY) ## the tests that kill processes and damage files on purpo
 bench: $(READY) ## measure anew, write data/results/bench.csv (minutes; ROWS="name ..." for some)
 	$(PY) -m aep bench $(ROWS)
 
-models: $(READY) ## train the embedded models again (up to 30 minutes each on two cores; goes on after an interrupt)
+models: $(READY) ## train the embedded models again (about three hours of one core, MODELS="name ..." for some; resumes)
+	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
 
 notebooks: $(READY) ## execute and rewrite the committed notebooks and their default parameters (NB=02 for one)
