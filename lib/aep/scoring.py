@@ -233,7 +233,8 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled) -> Recor
     with stepping(), progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
         for batch in _batches(jobs):
             text, position = row_order([job.ids for job in batch])
-            token = np.array([batch[k].ids[t] for k, t in zip(text, position, strict=True)])
+            starts = np.cumsum([0, *(len(job.ids) for job in batch)])
+            token = np.concatenate([job.ids for job in batch])[starts[text] + position]
             blocks = _reduced(scorer, source, batch, token, chunk, reduce, bar)
             values = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
             which, offset = (np.array([getattr(job, name) for job in batch])[text] for name in ("text", "offset"))
