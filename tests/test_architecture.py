@@ -23,7 +23,7 @@ FLOORS = [
     {"analysis"},
     {"plotting"},
     {"runner"},
-    {"__main__", "bench"},
+    {"__main__", "_commands", "bench"},
 ]
 HEAVY = {"torch": {"neural", "bench"}, "transformers": {"neural", "bench"}, "matplotlib": {"plotting"}}
 

@@ -4,7 +4,6 @@ Heavy imports stand inside the sub-commands, so that help and refusals are immed
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -58,7 +57,14 @@ def _arguments() -> argparse.ArgumentParser:
     sub = command("score", _score, "surprisal, entropy, varentropy ... of every token of a text file")
     sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
     sub.add_argument("file", type=Path, metavar="FILE.txt")
-    sub.add_argument("--context", choices=["full"], default="full", help="full: the text within the context length")
+    contexts = ["full", "rolling", "strided"]
+    chosen = "default: full if the text fits, else rolling with sliding attention, else strided"
+    sub.add_argument("--context", choices=contexts, help=chosen)
+    sub.add_argument("--overlap", type=int, metavar="TOKENS", help="of strided windows (half a window)")
+    starts = "the start token once before the text, before every window too, or never (once)"
+    sub.add_argument("--bos", choices=["once", "every", "never"], default="once", help=starts)
+    adapted = 'a column log_q of the model under this adaptor, e.g. "top_k(50)"; may be repeated'
+    sub.add_argument("--adaptor", action="append", default=[], metavar="ADAPTOR", help=adapted)
     _model_options(sub, "tokens.parquet")
 
     sub = command("sample", _sample, "draw texts from a model")
@@ -68,6 +74,8 @@ def _arguments() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--prompt", help="text to go on from (default: the start token alone)")
     sub.add_argument("--adaptor", default="ancestral()", help='e.g. "temperature(.8)|top_k(50)"')
+    stops = "eos ends a text at the end token; never samples on past it (never)"
+    sub.add_argument("--stop", choices=["eos", "never"], default="never", help=stops)
     _model_options(sub, "texts.parquet")
 
     command("models", _models, "the embedded models")
@@ -108,55 +116,16 @@ def _run(options) -> int:
     return run(options.notebooks, dict(options.p), options.profile, options.f, in_place=options.in_place)
 
 
-def _load(options):
-    import aep
-
-    return aep.load(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
-
-
-def _check_output(path: Path) -> None:
-    """Refuse before the work, not after it, a file that cannot be written."""
-    if path.is_dir():
-        raise ParameterError(f"output {str(path)!r} is a folder; give a file name")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ParameterError(f"output folder {str(path.parent)!r} does not exist")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ParameterError(f"output {str(path)!r} cannot be written: no permission")
-
-
 def _score(options) -> int:
-    import aep
+    from ._commands import score
 
-    _check_output(options.output)
-    try:
-        text = options.file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ParameterError(f"{options.file} is not UTF-8 text: {error}") from error
-    if not text:
-        raise ParameterError(f"{options.file} is empty: there is nothing to score")
-    records = aep.score(text, _load(options), context=options.context)
-    records.to_parquet(options.output)
-    print(f"{options.output}: {len(records)} tokens under {options.model}, context {options.context}")
-    return 0
+    return score(options)
 
 
 def _sample(options) -> int:
-    import aep
+    from ._commands import sample
 
-    from .adaptors import parse
-
-    _check_output(options.output)
-    adaptor = parse(options.adaptor)
-    language = _load(options)
-    prompts = None if options.prompt is None else [options.prompt]
-    texts = aep.sample(
-        language, prompts, texts=options.texts, tokens=options.tokens, seed=options.seed, adaptor=adaptor
-    )
-    texts.to_parquet(options.output)
-    print(language.decode(texts.ids[0]))
-    print(f"{options.output}: {len(texts.ids)} texts from {language.name}, {adaptor}, seed {options.seed}")
-    return 0
+    return sample(options)
 
 
 def _models(_) -> int:
@@ -265,6 +234,7 @@ def _bench(options) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. A mistake of the user is one line on stderr and exit code 2."""
+    options = None
     try:
         options = _arguments().parse_args(arguments)
         return options.function(options)
@@ -274,9 +244,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"aep: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("aep: interrupted; what was finished is kept", file=sys.stderr)
+        kept = "what was finished is kept"
+        if options is not None and options.command in ("score", "sample"):
+            kept = "no half-written file is left"
+        print(f"aep: interrupted; {kept}", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # sampled characters that the terminal's encoding lacks
     sys.exit(main())

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ._display import plain_text, token_map
+from ._display import heading, text_maps, token_map
 from ._parquet import KERNEL_VERSION, SCHEMA_VERSION, content_key, read, write
 from .errors import PromptError, RecordError, unknown_name
 from .information import THETAS
@@ -207,8 +207,10 @@ class Texts:
     def _repr_html_(self) -> str:
         how = ", ".join(f"{k} {self.sampler[k]}" for k in ("language", "adaptor", "seed", "stop") if k in self.sampler)
         head = f"{len(self)} texts, {sum(map(len, self.ids))} tokens" + (f" ({how})" if how else "")
-        shown = range(min(3, len(self))) if self.language is not None else []
-        return plain_text(head, [self.decode(i)[:1500] for i in shown])
+        if self.language is None:
+            return heading(head)
+        prompts = [self.prompts[p] for p in self.prompt]
+        return text_maps(head, self.language.decode, self.ids, prompts, self.log_q)
 
 
 @dataclass(frozen=True)
@@ -321,11 +323,9 @@ class Records:
         lengths = self.lengths
         head = f"{len(lengths)} texts, {len(self)} scored tokens, scorer {self.meta.get('scorer', '?')}"
         if self.language is None or not len(self):
-            return plain_text(head, [])
-        end = lengths[0]
-        pieces = [self.language.decode([t]) for t in self["token"][:end]]
-        shown = [self[name][:end] for name in ("surprisal", "entropy", "varentropy", "rank")]
-        return plain_text(head + "; text 0:", []) + token_map(pieces, *shown)
+            return heading(head)
+        columns = [self[n][: lengths[0]] for n in ("token", "surprisal", "entropy", "varentropy", "rank")]
+        return heading(f"{head}; text 0:") + token_map(self.language.decode, *columns)
 
 
 def _lists(arrays: Sequence[np.ndarray], dtype: Any) -> pa.ListArray:
