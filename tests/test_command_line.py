@@ -396,7 +396,7 @@ def test_a_link_is_written_through(capsys, tmp_path, networks):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that a process can send to another")
 def test_an_interrupted_run_ends_within_seconds_in_one_line_and_leaves_no_file(tmp_path):
-    (tmp_path / "t.txt").write_text("The mean of an array along an axis. " * 60_000)
+    (tmp_path / "t.txt").write_text("The mean of an array along an axis. " * 20_000)
     command = [sys.executable, "-m", "aep", "score", "docs-400k", "t.txt", "-o", "t.parquet"]
     # A shell's background job ignores the signal, and so would its children.
     child = subprocess.Popen(
@@ -412,9 +412,10 @@ def test_an_interrupted_run_ends_within_seconds_in_one_line_and_leaves_no_file(t
     time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     sent = time.perf_counter()
+    line = child.stderr.readline()
+    assert time.perf_counter() - sent < 4  # within a second on an idle machine; Python's own end takes as long again
     out, err = child.communicate(timeout=60)
-    assert time.perf_counter() - sent < 5  # about a second on an idle machine
-    assert child.returncode == 130 and err == "aep: interrupted; no half-written file is left\n" and out == ""
+    assert child.returncode == 130 and line == "aep: interrupted; no half-written file is left\n" and out + err == ""
     assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
 
 
