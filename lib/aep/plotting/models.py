@@ -36,12 +36,7 @@ def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: 
             color=colours[row.model],
             label=row.model,
         )
-    for name, value in lines.items():
-        ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
-        ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
-            ha="right", va="bottom", fontsize=7, color="0.35",
-        )  # fmt: skip
+    _name_lines(ax, lines)
     ax.set_xscale("log")
     ax.set_xlim(0.6 * table.parameters.min(), 2.5 * table.parameters.max())
     ax.xaxis.set_major_locator(FixedLocator([1e5, 1e6]))
@@ -52,12 +47,7 @@ def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: 
 def plot_shares_copied(ax: Axes, table: pd.DataFrame, controls: pd.Series, colours: Mapping[str, str]) -> None:
     """Share of a sample's 13-grams that stand in the training text, against temperature, with 95% intervals."""
     _by_temperature(ax, table, "copied", colours)
-    for name, value in controls.items():
-        ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
-        ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 1.5), textcoords="offset points",
-            ha="right", va="bottom", fontsize=7, color="0.35",
-        )  # fmt: skip
+    _name_lines(ax, controls)
     ax.set_ylabel("13-grams that stand in\nthe training text (share)")
 
 
@@ -65,9 +55,21 @@ def plot_known_words(ax: Axes, table: pd.DataFrame, held_out: float, colours: Ma
     """Share of a sample's words that are words of the training text, against temperature; the line is held-out text."""
     _by_temperature(ax, table, "known", colours)
     ax.axhline(held_out, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
-    ax.annotate("held-out documents", (0.02, held_out), xycoords=("axes fraction", "data"), xytext=(0, -2),
+    ax.annotate("held-out text", (0.01, held_out), xycoords=("axes fraction", "data"), xytext=(0, -2),
                 textcoords="offset points", va="top", fontsize=7, color="0.35")  # fmt: skip
     ax.set_ylabel("words that are words of\nthe training text (share)")
+
+
+def _name_lines(ax: Axes, lines: pd.Series) -> None:
+    """Dashed lines across the axes, named at their right end, above; the lower one of two close neighbours below."""
+    values = lines.sort_values()
+    for i, (name, value) in enumerate(values.items()):
+        close = i + 1 < len(values) and values.iloc[i + 1] - value < 0.05 * (values.iloc[-1] - values.iloc[0])
+        ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
+        ax.annotate(
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, -2 if close else 1.5), ha="right",
+            textcoords="offset points", va="top" if close else "bottom", fontsize=7, color="0.35",
+        )  # fmt: skip
 
 
 def _by_temperature(ax: Axes, table: pd.DataFrame, column: str, colours: Mapping[str, str]) -> None:
