@@ -64,7 +64,7 @@ def _name_lines(ax: Axes, lines: pd.Series) -> None:
     """Dashed lines across the axes, named at their right end, above; the lower one of two close neighbours below."""
     values = lines.sort_values()
     for i, (name, value) in enumerate(values.items()):
-        close = i + 1 < len(values) and values.iloc[i + 1] - value < 0.05 * (values.iloc[-1] - values.iloc[0])
+        close = i + 1 < len(values) and values.iloc[i + 1] - value < 0.08 * (values.iloc[-1] - values.iloc[0])
         ax.axhline(value, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
         ax.annotate(
             name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, -2 if close else 1.5), ha="right",
