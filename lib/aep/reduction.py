@@ -7,7 +7,7 @@ its definition in `information` (tested to 1e-9 against full distributions in do
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from ._array import as_numpy, device, gather, like, namespace, no_rounding_noise
 from .adaptors import Adaptor, ancestral
@@ -15,18 +15,20 @@ from .errors import DistributionError
 from .information import THETAS, log_normalise
 from .records import theta_column
 
-__all__ = ["BLOCK", "Sums", "cross_sums", "row_columns", "row_sums"]
+__all__ = ["BLOCK", "CrossSums", "Sums", "cross_sums", "row_columns", "row_sums"]
 
-BLOCK = 2**15
-"""Entries (rows x vocabulary) that are reduced at once when nothing fuses the operations: what fits into a cache."""
+BLOCK = 2**15 - 1
+"""Entries that are reduced at once when nothing fuses the operations: they stay in the processor's cache, and PyTorch does
+not spread fewer than 2^15 over threads, whose start would cost more than the work."""
 
 _FLOOR = -8000.0  # below it exp((logit - max)/8) is 0 in every precision; finite, so that 0 times it is 0
 
 
 class Sums(NamedTuple):
-    """Sums over the vocabulary of the scorer's rows, each (rows,); d = logit - max, e = exp(d), x the token that came."""
+    """Sums over (a part of) the vocabulary of the scorer's rows, each (rows,); d = logit - max, e = exp(d), x the token
+    that came. `greedy` is the lowest id that has the maximum, the size of the vocabulary where this part has none.
+    """
 
-    top: Any
     powers: tuple[Any, ...]  # Σ e^θ for θ in THETAS
     total: Any  # Σ e
     first: Any  # Σ e d
@@ -36,57 +38,101 @@ class Sums(NamedTuple):
     greedy: Any
 
 
-def row_sums(logits: Float[Any, "rows vocab"], came: Float[Any, " rows"]) -> Sums:
-    """What one pass over `logits` sums up; `came` is the logit of the token that came."""
-    xp = namespace(logits)
-    top, d, e, e8 = _exponentials(xp, logits)
+class CrossSums(NamedTuple):
+    """Sums of a pair, each (rows,): w = exp(c) and c = source - max of the unnormalised log-weights of p_A, d of the scorer.
+
+    `lost` counts tokens that p_A allows and to which the scorer gives probability 0.
+    """
+
+    total: Any  # Σ w
+    own: Any  # Σ w c
+    own2: Any  # Σ w c²
+    cross: Any  # Σ w d
+    cross2: Any  # Σ w d²
+    lost: Any
+
+
+def row_sums(xp: Any, logits: Any, top: Any, came: Any, start: int = 0, size: int = 0) -> Sums:
+    """What one pass over `logits` (rows, part of the vocabulary from id `start` on) sums up.
+
+    `top` (rows, 1) is the maximum over the whole vocabulary of `size` (this part, unless given), `came` (rows, 1) the logit of the token that came.
+    """
+    d, e, e8 = _exponentials(xp, logits, top)
     e2 = e * e
     e4 = e2 * e2
     e6 = e4 * e2
     products = (e2, e4, e6, e6 * e, e8 * e, e8 * e2, e8 * e4, e8 * e8)
-    above = logits > came[..., None]
+    above = logits > came
     weighted = e8 * d
-    ids = xp.arange(logits.shape[-1], dtype=xp.int32, device=device(logits))
+    ids = xp.arange(start, start + logits.shape[-1], dtype=xp.int32, device=logits.device)
     return Sums(
-        top[..., 0],
         tuple(xp.sum(x, axis=-1) for x in products),
         xp.sum(e8, axis=-1),
         xp.sum(weighted, axis=-1),
         xp.sum(weighted * d, axis=-1),
         xp.sum(xp.astype(above, xp.int32), axis=-1),
         xp.sum(xp.where(above, e8, 0.0), axis=-1),
-        xp.min(xp.where(logits == top, ids, logits.shape[-1] - 1), axis=-1),  # argmax leaves ties open in torch
+        xp.min(xp.where(logits == top, ids, size or logits.shape[-1]), axis=-1),  # argmax leaves ties open in torch
     )
 
 
-def _exponentials(xp: Any, logits: Any) -> tuple[Any, Any, Any, Any]:
-    """max, d = logits - max (cut at -8000), exp(d/8), exp(d)."""
-    top = xp.max(logits, axis=-1, keepdims=True)
+def cross_sums(xp: Any, logits: Any, top: Any, source: Any, source_top: Any) -> CrossSums:
+    """What one pass over a pair's rows (rows, part of the vocabulary) sums up; both maxima are (rows, 1)."""
+    d, _, _ = _exponentials(xp, logits, top)
+    c, _, w = _exponentials(xp, source, source_top)
+    own, cross = w * c, w * d
+    lost = (logits == -xp.inf) & (w > 0)
+    summed = (xp.sum(x, axis=-1) for x in (w, own, own * c, cross, cross * d))
+    return CrossSums(*summed, xp.sum(xp.astype(lost, xp.int32), axis=-1))
+
+
+def _exponentials(xp: Any, logits: Any, top: Any) -> tuple[Any, Any, Any]:
+    """d = logits - max (cut at -8000), exp(d/8), exp(d)."""
     d = logits - top
     d = xp.where(d < _FLOOR, _FLOOR, d)  # keeps NaN
     e = xp.exp(d * 0.125)
     e2 = e * e
     e4 = e2 * e2
-    return top, d, e, e4 * e4
+    return d, e, e4 * e4
 
 
-def cross_sums(logits: Float[Any, "rows vocab"], source: Float[Any, "rows vocab"]) -> tuple[Any, ...]:
-    """Of unnormalised log-weights `source` of the law p_A and the scorer's `logits`, each (rows,):
+def _whole(function: Callable, xp: Any, rows: tuple[Any, ...], fused: Callable | None) -> Any:
+    """`function` over whole rows: compiled in one go, or in blocks of rows and of the vocabulary that are then added."""
+    logits = rows[0]
+    if fused is not None:
+        return fused(function, xp)(*rows)
+    n, size = logits.shape
+    high, wide = max(1, BLOCK // size), min(size, BLOCK)
+    bands = []
+    for i in range(0, n, high):
+        found = None
+        for j in range(0, size, wide):
+            part = [x[i : i + high, j : j + wide] if x.shape[-1] == size else x[i : i + high] for x in rows]
+            extra = (j, size) if function is row_sums else ()
+            sums = function(xp, *part, *extra)
+            found = sums if found is None else _added(xp, found, sums)
+        bands.append(found)
+    return bands[0] if len(bands) == 1 else _stacked(xp, bands)
 
-    max of `source`, Σ w, Σ w c, Σ w c² with w = exp(source - max) and c = source - max; Σ w d, Σ w d² with the scorer's d;
-    and whether a token that p_A allows has probability 0 under the scorer.
-    """
-    xp = namespace(logits)
-    d = logits - xp.max(logits, axis=-1, keepdims=True)
-    top, c, _, w = _exponentials(xp, source)
-    lost = (d == -xp.inf) & (w > 0)
-    d = xp.where(d < _FLOOR, _FLOOR, d)
-    own, cross = w * c, w * d
-    return (
-        top[..., 0],
-        *(xp.sum(x, axis=-1) for x in (w, own, own * c, cross, cross * d)),
-        xp.any(lost, axis=-1),
-    )
+
+def _added(xp: Any, a: Any, b: Any) -> Any:
+    """The sums of two parts of the vocabulary."""
+    joined = {name: x + y for name, x, y in zip(a._fields, a, b, strict=True) if name not in ("powers", "greedy")}
+    if isinstance(a, Sums):
+        joined["powers"] = tuple(x + y for x, y in zip(a.powers, b.powers, strict=True))
+        joined["greedy"] = xp.minimum(a.greedy, b.greedy)
+    return type(a)(**joined)
+
+
+def _stacked(xp: Any, bands: list[Any]) -> Any:
+    """The sums of consecutive rows."""
+    fields = []
+    for values in zip(*bands, strict=True):
+        if isinstance(values[0], tuple):
+            fields.append(tuple(xp.concat(list(v)) for v in zip(*values, strict=True)))
+        else:
+            fields.append(xp.concat(list(values)))
+    return type(bands[0])(*fields)
 
 
 def row_columns(
@@ -96,36 +142,22 @@ def row_columns(
     adaptor: Adaptor | None = None,
     adaptors: Sequence[Adaptor] = (),
     *,
-    fused: Callable[[Callable], Callable] | None = None,
+    fused: Callable | None = None,
 ) -> dict[str, Any]:
     """Every column of SPEC 1.1 for rows of unnormalised log-probabilities (rows, vocab) and the tokens (rows,) that came.
 
-    Never in less than single precision. `fused` compiles the two reductions (`NeuralLanguage.fused`); without it the rows go
-    through in blocks that stay in the processor's cache. Nats, varentropies in nats². DistributionError on rows from which
-    no distribution can be read.
+    Never in less than single precision. `fused` compiles the two reductions (`NeuralLanguage.fused`). Nats, varentropies
+    in nats². DistributionError on rows from which no distribution can be read.
     """
-    size = max(1, BLOCK // logits.shape[-1]) if fused is None else logits.shape[0]
-    blocks = []
-    for i in range(0, logits.shape[0], size):
-        part = slice(i, i + size)
-        source = None if source_logits is None else source_logits[part]
-        blocks.append(_columns(logits[part], token[part], source, adaptor, adaptors, fused or (lambda f: f)))
-    if len(blocks) == 1:
-        return blocks[0]
-    xp = namespace(logits)
-    return {name: xp.concat([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def _columns(logits, token, source_logits, adaptor, adaptors, fused) -> dict[str, Any]:
     logits = _at_least_single(logits)
     xp = namespace(logits)
-    came = gather(logits, token)
+    top, came = xp.max(logits, axis=-1, keepdims=True), gather(logits, token)
     with no_rounding_noise(logits):
-        sums = fused(row_sums)(logits, came)
+        sums = _whole(row_sums, xp, (logits, top, came[..., None]), fused)
         log_total = _checked(xp.log(sums.total), "logits")
         mean = sums.first / sums.total
         columns = {
-            "surprisal": log_total + sums.top - came,
+            "surprisal": log_total + top[..., 0] - came,
             "entropy": log_total - mean,
             "varentropy": _variance(xp, sums.second / sums.total, mean),
             "rank": xp.astype(sums.above, xp.int64),
@@ -135,31 +167,31 @@ def _columns(logits, token, source_logits, adaptor, adaptors, fused) -> dict[str
         for theta, power in zip(THETAS, sums.powers, strict=True):
             columns[theta_column(theta)] = xp.log(power) - theta * log_total
         if adaptors:
-            log_p = logits - (log_total + sums.top)[..., None]
+            log_p = logits - (log_total[..., None] + top)
             columns |= {f"log_q_{a}": gather(a(log_p), token) for a in adaptors}
         if source_logits is not None:
-            columns |= _pair_columns(logits, token, source_logits, adaptor or ancestral(), log_total, fused)
+            columns |= _pair_columns(logits, top, token, source_logits, adaptor or ancestral(), log_total, fused)
     return columns
 
 
-def _pair_columns(logits, token, source_logits, adaptor, log_total, fused) -> dict[str, Any]:
+def _pair_columns(logits, top, token, source_logits, adaptor, log_total, fused) -> dict[str, Any]:
     source = _at_least_single(source_logits)
     source = source if adaptor.is_ancestral else adaptor(log_normalise(source))
     if type(source) is not type(logits) or source.dtype != logits.dtype or device(source) != device(logits):
         source = like(as_numpy(source), logits)  # source and scorer may live on different backends or devices
         source = namespace(logits).astype(source, logits.dtype)
     xp = namespace(logits)
-    top, total, own, own2, cross, cross2, lost = fused(cross_sums)(logits, source)
-    log_source = _checked(xp.log(total), "logits of the source")
-    own, cross = own / total, cross / total
-    b = log_total - cross
-    v = _variance(xp, cross2 / total, cross)
+    source_top = xp.max(source, axis=-1, keepdims=True)
+    sums = _whole(cross_sums, xp, (logits, top, source, source_top), fused)
+    log_source = _checked(xp.log(sums.total), "logits of the source")
+    own, cross = sums.own / sums.total, sums.cross / sums.total
+    v = _variance(xp, sums.cross2 / sums.total, cross)
     return {
-        "cross_entropy": xp.where(lost, xp.inf, b),
-        "cross_varentropy": xp.where(lost, xp.nan, v),
-        "source_surprisal": log_source + top - gather(source, token),
+        "cross_entropy": xp.where(sums.lost > 0, xp.inf, log_total - cross),
+        "cross_varentropy": xp.where(sums.lost > 0, xp.nan, v),
+        "source_surprisal": log_source + source_top[..., 0] - gather(source, token),
         "source_entropy": log_source - own,
-        "source_varentropy": _variance(xp, own2 / total, own),
+        "source_varentropy": _variance(xp, sums.own2 / sums.total, own),
     }
 
 

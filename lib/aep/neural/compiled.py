@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -47,8 +47,8 @@ def compiler_works() -> bool:
     return works
 
 
-def fused(device: torch.device, entries: int, wanted: bool | None = None) -> Callable[[Callable], Callable] | None:
-    """A function that compiles functions of tensors, or None for eager.
+def fused(device: torch.device, entries: int, wanted: bool | None = None) -> Callable | None:
+    """What compiles ``function(xp, *tensors)`` for an array namespace, or None for eager.
 
     `wanted` None: compile if the work has at least `LARGE` entries. On the processor only after `compiler_works`.
     """
@@ -61,9 +61,10 @@ def fused(device: torch.device, entries: int, wanted: bool | None = None) -> Cal
 
 
 @cache
-def _compiled(function: Callable) -> Callable:
-    """`function` compiled for any number of rows; eager from the first failure on."""
-    fast = torch.compile(function, dynamic=True)
+def _compiled(function: Callable, xp: Any) -> Callable:
+    """`function` of tensors compiled for any number of rows; eager from the first failure on."""
+    function = partial(function, xp)
+    fast = torch.compile(lambda *tensors: function(*tensors), dynamic=True)
     failed = []
 
     def call(*tensors: torch.Tensor) -> Any:
@@ -73,7 +74,7 @@ def _compiled(function: Callable) -> Callable:
             except _FAILURES as error:
                 failed.append(error)
                 _log.warning(
-                    "aep: compiling %s failed (%s): eager from now on", function.__name__, type(error).__name__
+                    "aep: compiling %s failed (%s): eager from now on", function.func.__name__, type(error).__name__
                 )
         return function(*tensors)
 

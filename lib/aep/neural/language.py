@@ -91,7 +91,7 @@ class NeuralLanguage:
             [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
-    def fused(self, entries: int, wanted: bool | None = None) -> Callable[[Callable], Callable] | None:
+    def fused(self, entries: int, wanted: bool | None = None) -> Callable | None:
         """What compiles the reduction for work of `entries` logits, None for eager (see `compiled.fused`)."""
         return fused(self.device, entries, wanted)
 
