@@ -61,7 +61,7 @@ class ModelSpec:
 
 # Sequences of every model are at least as long as its receptive field, layers x (window - 1) + 1 tokens, and a multiple
 # of the window. What was tried is in data/results/A1_trials.csv.
-_400K = ModelSpec("docs-400k", hidden=96, layers=2, heads=4, feed_forward=256, steps=3200)
+_400K = ModelSpec("docs-400k", hidden=96, layers=2, heads=4, feed_forward=256, steps=3200, lr_others=0.02)
 _SPECS = (
     ModelSpec("docs-100k", hidden=32, layers=3, heads=2, feed_forward=96, steps=3200, lr_others=0.02),
     _400K,
