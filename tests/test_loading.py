@@ -18,6 +18,7 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
 import aep
+from aep.__main__ import main
 from aep.errors import DeviceError, ModelError
 from aep.neural import loading
 from tiny_models import VOCAB, one_thread, save_model, tiny  # noqa: F401
@@ -50,12 +51,20 @@ def offline(monkeypatch):
 def embedded(whole, tmp_path, monkeypatch) -> Path:
     """An embedded model `docs-9k` with a card, in a models folder of this test's own."""
     place = Path(shutil.copytree(whole, tmp_path / "models" / "docs-9k"))
-    files = ("config.json", "model.safetensors", "tokenizer.json")
-    sums = {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in files}
-    card = {"parameters": 8496, "vocab_size": VOCAB, "held_out_loss": 2.5, "sha256": sums}
-    (place / "card.json").write_text(json.dumps(card))
+    write_card(place)
     monkeypatch.setattr(loading, "_models_folder", lambda: place.parent)
     return place
+
+
+def write_card(place: Path, parameters: int = 8496, **entries) -> None:
+    """A card of these facts, with the checksum of every other file of the folder."""
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}
+    sums.pop("card.json", None)
+    held_out = {"held_out_loss": 2.5, "held_out_low": 2.4, "held_out_high": 2.6}
+    held_out["held_out"] = {"nats_per_byte": {"value": 1.25, "low": 1.2, "high": 1.3}}
+    made = {"steps": 10, "seconds": 1.5, "seed": 0}
+    facts = {"parameters": parameters, "vocab_size": VOCAB, **held_out, **made, "sha256": sums} | entries
+    (place / "card.json").write_text(json.dumps(facts))
 
 
 def refused(name, message, error=ModelError, **options) -> str:
@@ -97,6 +106,18 @@ def test_an_embedded_model_is_found_by_name_in_double_precision_and_listed(embed
     assert table.index.tolist() == ["docs-9k"]
     assert table.loc["docs-9k", "parameters"] == 8496
     assert table.loc["docs-9k", "held_out_loss"] == 2.5
+    assert table.loc["docs-9k", "nats_per_byte"] == 1.25
+
+
+def test_models_are_listed_by_size_with_the_units_of_their_losses(embedded, capsys):
+    for name, parameters in (("docs-2k", 2000), ("docs-10k", 10_000)):
+        write_card(Path(shutil.copytree(embedded, embedded.parent / name)), parameters)
+    assert aep.models().index.tolist() == ["docs-2k", "docs-9k", "docs-10k"]
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert "nats_per_byte" in printed.splitlines()[0]
+    assert "nats per token of the model's own tokenizer" in printed and "nats per byte of text" in printed
+    assert "nats per token" in aep.models.__doc__ and "per byte" in aep.models.__doc__
 
 
 def test_an_embedded_name_goes_before_a_folder_of_that_name(embedded, tmp_path, monkeypatch, offline):
@@ -263,9 +284,55 @@ def test_an_embedded_file_that_does_not_match_its_card_is_refused(embedded, file
     refused("docs-9k", f"embedded model 'docs-9k': {file} does not match the sha256 of its card; restore it from git")
 
 
-def test_a_damaged_card_is_refused(embedded):
-    (embedded / "card.json").write_text('{"sha')
-    refused("docs-9k", "card.json is damaged; restore it from git")
+DAMAGED_CARDS = {
+    "cut": (b'{"sha', "is not JSON"),
+    "empty": (b"", "is not JSON"),
+    "not text": (b"\xff\xfe\x00", "is not JSON"),
+    "a list": (b"[1, 2]", "has no entry 'sha256'"),
+    "null": (b"null", "has no entry 'sha256'"),
+    "no checksums": (b'{"sha256": ["config.json"]}', "has no entry 'sha256'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_CARDS)
+def test_a_damaged_card_is_refused_in_one_line_by_all_that_read_it(embedded, damage, capsys):
+    content, why = DAMAGED_CARDS[damage]
+    (embedded / "card.json").write_bytes(content)
+    line = f"embedded model 'docs-9k': card.json is damaged; restore it from git (it {why})"
+    assert refused("docs-9k", "docs-9k") == line
+    for ask in (aep.models, lambda: loading.card("docs-9k")):
+        with pytest.raises(ModelError) as caught:
+            ask()
+        assert str(caught.value) == line
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == f"aep: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ({"held_out": {}}, "lacks 'nats_per_byte'"),
+        ({"held_out": None}, "has no held-out loss"),
+        ({"held_out": {"nats_per_byte": 1.25}}, "has no held-out loss"),
+    ],
+)
+def test_a_card_without_the_facts_of_the_table_is_refused_by_name(embedded, entries, why):
+    write_card(embedded, **entries)
+    with pytest.raises(ModelError, match=f"'docs-9k': card.json is damaged; restore it from git .it {why}"):
+        aep.models()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_card_without_the_checksum_of_a_file_that_is_read_is_refused(embedded, file):
+    sums = json.loads((embedded / "card.json").read_text())["sha256"]
+    del sums[file]
+    write_card(embedded, sha256=sums)
+    refused("docs-9k", f"'docs-9k': card.json is damaged; restore it from git .it has no sha256 of {file}")
+
+
+def test_a_file_that_was_added_to_an_embedded_model_is_refused(embedded):
+    (embedded / "model.safetensors.index.json").write_text("{}")
+    refused("docs-9k", "it has no sha256 of model.safetensors.index.json")
 
 
 def test_the_models_of_the_repository_match_their_cards(repository):

@@ -78,7 +78,7 @@ def _arguments() -> argparse.ArgumentParser:
     sub.add_argument("--stop", choices=["eos", "never"], default="never", help=stops)
     _model_options(sub, "texts.parquet")
 
-    command("models", _models, "the embedded models")
+    command("models", _models, "the embedded models: sizes, and held-out losses in nats per token and per byte")
     sub = command("store", _store, "place and size of the store of records and checkpoints")
     sub.add_argument(
         "--verify", action="store_true", help="check the content of every record; exit code 1 if one is damaged"
@@ -132,6 +132,10 @@ def _models(_) -> int:
     import aep
 
     print(aep.models().to_string())
+    print(
+        "held_out_loss, held_out_low, held_out_high: nats per token of the model's own tokenizer; a token of docs-bytes"
+    )
+    print("is one byte, so compare models of other vocab_size by nats_per_byte (nats per byte of text)")
     return 0
 
 

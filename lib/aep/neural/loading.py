@@ -24,6 +24,7 @@ __all__ = ["card", "embedded", "load", "models"]
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _HUB_SECONDS = 8.0
+_HASHED = {"config.json", "model.safetensors", "tokenizer.json"}  # at least these have a checksum in every card
 
 
 def _models_folder() -> Path:
@@ -36,21 +37,47 @@ def embedded() -> dict[str, Path]:
 
 
 def card(name: str) -> dict[str, Any]:
-    """The card of an embedded model: facts, learning curve, checksums. ModelError if there is no such model."""
+    """The card of an embedded model: facts, learning curve, checksums.
+
+    Raises ModelError if there is no such model, or if its card is damaged.
+    """
     known = embedded()
     if name not in known:
         raise ModelError(unknown_name("embedded model", name, known))
-    return json.loads((known[name] / "card.json").read_text(encoding="utf-8"))
+    try:
+        facts = json.loads((known[name] / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise _damaged(name, "is not JSON") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), dict):
+        raise _damaged(name, "has no entry 'sha256'")
+    return facts
+
+
+def _damaged(name: str, why: str) -> ModelError:
+    return ModelError(f"embedded model {name!r}: card.json is damaged; restore it from git (it {why})")
 
 
 def models() -> pd.DataFrame:
-    """The embedded models as a table: parameters, held-out loss (nats per token, with interval), seconds, steps, seed."""
-    wanted = ("parameters", "vocab_size", "held_out_loss", "held_out_low", "held_out_high", "steps", "seconds", "seed")
+    """The embedded models as a table, smallest first: what the card of each says.
+
+    `held_out_loss`, with its interval `held_out_low` to `held_out_high`, is in nats per token of the model's own tokenizer:
+    a token of docs-bytes is one byte, one of the others about three, so these are compared among models of equal
+    `vocab_size` only. `nats_per_byte`, the same loss per byte of text, is compared among all. `seconds` are those of the
+    training. Raises ModelError, naming the model, if a card is damaged.
+    """
+    facts = ("parameters", "vocab_size", "held_out_loss", "held_out_low", "held_out_high")
+    training = ("steps", "seconds", "seed")
     rows = []
     for name in embedded():
-        facts = card(name)
-        rows.append({"name": name, **{key: facts.get(key) for key in wanted}})
-    return pd.DataFrame(rows, columns=["name", *wanted]).set_index("name")
+        said = card(name)
+        try:
+            per_byte = said["held_out"]["nats_per_byte"]["value"]
+            row = {key: said[key] for key in facts} | {"nats_per_byte": per_byte} | {key: said[key] for key in training}
+        except (KeyError, TypeError) as error:
+            raise _damaged(name, f"lacks {error}" if isinstance(error, KeyError) else "has no held-out loss") from None
+        rows.append({"name": name, **row})
+    table = pd.DataFrame(rows, columns=["name", *facts, "nats_per_byte", *training]).set_index("name")
+    return table.sort_values("parameters", kind="stable")
 
 
 def load(
@@ -118,10 +145,10 @@ def _weights_hash(folder: Path) -> str:
 
 def _check_card(name: str, folder: Path) -> str:
     _check_folder(folder)
-    try:
-        listed = json.loads((folder / "card.json").read_text())["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"embedded model {name!r}: card.json is damaged; restore it from git") from None
+    listed = card(name)["sha256"]
+    read = {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")} - {"card.json"}
+    if lacking := sorted((_HASHED | read) - set(listed)):
+        raise _damaged(name, f"has no sha256 of {lacking[0]}")
     for file, digest in listed.items():
         if not (folder / file).exists() or _hash(folder / file) != digest:
             raise ModelError(
