@@ -10,6 +10,9 @@ MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes
 
 PY := .venv/bin/python
 READY := .venv/.aep-ready
+BENCH_READY := .venv/.aep-bench-ready
+INSTALL = $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e
 
 .DEFAULT_GOAL := help
 .PHONY: help paper test test-slow test-faults bench models notebooks lab html lint clean
@@ -26,9 +29,13 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "$(PYTHON) cannot make a virtual environment: install the system package $(notdir $(PYTHON))-venv"; exit 1; }
 	@test -x $(PY) || { echo "making .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
 	@echo "installing the pinned dependencies into .venv: 1 to 10 minutes, mostly download$(if $(TORCH_INDEX),, (on Linux PyTorch comes with CUDA, about 3 GB))"
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
-		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e ".[test,dev]"
+	@$(INSTALL) ".[test,dev]"
 	@touch $(READY)
+
+$(BENCH_READY): $(READY)
+	@echo "installing minicons and lm-eval, which two rows are measured against, into .venv: about a minute, 25 MB"
+	@$(INSTALL) ".[bench]"
+	@touch $(BENCH_READY)
 
 paper: $(READY) ## run every notebook: figures/ and data/results/ (minutes; PROFILE=paper: hours, into runs/)
 	@echo "running the notebooks ($(if $(PROFILE),profile $(PROFILE),defaults: at most 90 s each on two cores))"
@@ -51,7 +58,8 @@ test-slow: $(READY) ## the tests marked slow: large samples, parameter files (te
 test-faults: $(READY) ## the tests that kill processes and damage files on purpose
 	$(PY) -m pytest -q -m faults
 
-bench: $(READY) ## measure anew, write data/results/bench.csv (minutes; ROWS="name ..." for some)
+bench: $(BENCH_READY) ## measure anew, write data/results/bench.csv (minutes; ROWS="name ..." for some)
+	@echo "measuring $(or $(ROWS),every row): a minute or so a row; nothing else should run meanwhile"
 	$(PY) -m aep bench $(ROWS)
 
 models: $(READY) ## train the embedded models again (about three hours of one core, MODELS="name ..." for some; resumes)

@@ -1,10 +1,16 @@
 """The benchmark table: what a row is, and that only measured rows are replaced. The rows themselves are not timed here."""
 
+import importlib.util
+
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from aep.bench import registry
-from aep.errors import ParameterError
+from aep.bench import peers, registry, sampling, scoring
+from aep.errors import AepError, ParameterError
+from aep.records import Texts
+from aep.scoring import score
 
 
 @pytest.fixture
@@ -65,3 +71,51 @@ def test_the_committed_table_holds_known_rows_of_at_least_three_runs(repository)
         and (table["low"] <= table["value"]).all()
         and (table["value"] <= table["high"]).all()
     )
+
+
+# --------------------------------------------------------------------------------------------------- what is compared
+
+
+def test_the_plain_columns_are_those_of_score():
+    lm = peers.language()
+    ids = np.random.default_rng(0).integers(lm.vocab_size, size=(2, 40))
+    logits = lm.model(input_ids=torch.as_tensor(np.concatenate([np.zeros((2, 1), int), ids], axis=1))).logits[:, :-1]
+    plain = scoring.plain_columns(logits, torch.as_tensor(ids))
+    records = score(Texts.from_ids(lm, ids), lm)
+    assert len(plain) == 14
+    for name, column in plain.items():
+        np.testing.assert_allclose(records[name].reshape(ids.shape), column.numpy(), atol=2e-5, err_msg=name)
+
+
+def test_generate_without_options_of_its_own_gives_the_logits_that_score_sees():
+    sampling._same_columns()
+
+
+def test_generate_is_given_every_option_that_would_change_its_law():
+    lm = sampling.language()
+    out = lm.model.generate(torch.zeros(2, 1, dtype=int), max_new_tokens=9, output_scores=True, **sampling.OPTIONS)
+    assert all(torch.equal(a, b) for a, b in zip(out.logits, out.scores, strict=True))
+
+
+def test_numbers_that_differ_are_not_timed():
+    peers.agree(np.zeros(3), np.full(3, 9e-5), "x")
+    for other in (np.full(3, 2e-4), np.zeros(2), np.array([0, 0, np.nan])):
+        with pytest.raises(AepError, match="x: shapes"):
+            peers.agree(np.zeros(3), other, "x")
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it():
+    with pytest.raises(ParameterError, match=r"no_such_library.*pip install -e \"\.\[bench\]\""):
+        peers._needed("no_such_library.part")
+
+
+@pytest.mark.parametrize("theirs", ["minicons", "lm_eval"])
+def test_other_libraries_give_the_same_log_probabilities(theirs):
+    if importlib.util.find_spec(theirs) is None:
+        pytest.skip(f"{theirs} is not installed (make bench installs it)")
+    found, ours = getattr(peers, theirs)(16), peers.ours()
+    if theirs == "lm_eval":
+        found, ours = found / peers.TOKENS, ours.sum(1) / peers.TOKENS
+    peers.agree(ours, found, theirs)
+    with pytest.raises(AepError):  # and not those of the neighbouring text
+        peers.agree(ours, np.roll(found, 1, axis=0), theirs)

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-PINNED_EXTRAS = ("test", "dev")
+PINNED_EXTRAS = ("test", "dev", "bench")
 
 
 def requirements(lines) -> dict[str, Requirement]:

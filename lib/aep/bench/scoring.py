@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ..information import THETAS
 from ..neural.language import NeuralLanguage
-from ..records import Texts
+from ..records import Texts, theta_column
 from ..scoring import score
 from .registry import row
 
-__all__ = ["interleaved", "language", "measured", "texts"]
+__all__ = ["interleaved", "language", "measured", "plain_columns", "texts"]
 
 RUNS = 5
 TEXTS, TOKENS = 4, 1024
@@ -56,17 +57,21 @@ def all_logits(lm: NeuralLanguage) -> torch.Tensor:
     return lm.model(input_ids=torch.as_tensor(np.array(texts().ids)), use_cache=False).logits
 
 
-@torch.inference_mode()
-def all_columns(lm: NeuralLanguage) -> list[torch.Tensor]:
+def all_columns(lm: NeuralLanguage) -> dict[str, torch.Tensor]:
     """The columns of a record from log_softmax of all logits: what one writes without this library."""
-    logits, token = all_logits(lm)[:, :-1], torch.as_tensor(np.array(texts().ids))[:, 1:]
+    return plain_columns(all_logits(lm)[:, :-1], torch.as_tensor(np.array(texts().ids))[:, 1:])
+
+
+@torch.inference_mode()
+def plain_columns(logits: torch.Tensor, token: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same of any logits (texts, tokens, vocabulary) and the tokens (texts, tokens) that came."""
     log_p = torch.log_softmax(logits, -1)
     p, own = log_p.exp(), log_p.gather(-1, token[..., None])
     h = -(p * log_p).sum(-1)
-    columns = [-own[..., 0], h, (p * (log_p + h[..., None]) ** 2).sum(-1), log_p.argmax(-1)]
+    columns = {"surprisal": -own[..., 0], "entropy": h, "varentropy": (p * (log_p + h[..., None]) ** 2).sum(-1)}
     above = log_p > own
-    columns += [above.sum(-1), (p * above).sum(-1)]
-    return columns + [torch.logsumexp(theta * log_p, -1) for theta in (0.25, 0.5, 0.75, 0.875, 1.125, 1.25, 1.5, 2.0)]
+    columns |= {"greedy": log_p.argmax(-1), "rank": above.sum(-1), "mass_above": (p * above).sum(-1)}
+    return columns | {theta_column(theta): torch.logsumexp(theta * log_p, -1) for theta in THETAS}
 
 
 def interleaved(ours: Callable, theirs: Callable, runs: int = RUNS) -> list[float]:
