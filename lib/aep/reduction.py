@@ -55,7 +55,8 @@ class CrossSums(NamedTuple):
 def row_sums(xp: Any, logits: Any, top: Any, came: Any, start: int = 0, size: int = 0) -> Sums:
     """What one pass over `logits` (rows, part of the vocabulary from id `start` on) sums up.
 
-    `top` (rows, 1) is the maximum over the whole vocabulary of `size` (this part, unless given), `came` (rows, 1) the logit of the token that came.
+    `top` (rows, 1) is the maximum over the whole vocabulary of `size` (this part, unless given), `came` (rows, 1) the
+    logit of the token that came.
     """
     d, e, e8 = _exponentials(xp, logits, top)
     e2 = e * e

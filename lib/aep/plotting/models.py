@@ -7,17 +7,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-__all__ = ["plot_calibration", "plot_curves", "plot_known_words", "plot_loss_by_size", "plot_shares_copied"]
+from . import PALETTE
+
+__all__ = [
+    "plot_calibration",
+    "plot_curves",
+    "plot_gains",
+    "plot_known_words",
+    "plot_loss_by_size",
+    "plot_shares_copied",
+]
 
 
 def plot_curves(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
-    """Validation loss against tokens seen, one line per model; columns model, tokens, validation (nats per token)."""
+    """Losses against tokens seen, a line per model; columns model, tokens, validation, training (nats per token)."""
     for name, part in table.groupby("model", sort=False):
         style = "--" if name.endswith("twin") else "-"
         ax.plot(part.tokens / 1e6, part.validation, style, marker=".", ms=2.5, color=colours[name], label=name)
+        ax.plot(part.tokens / 1e6, part.training, style, lw=0.5, color=colours[name])
     ax.set_xlabel("training tokens seen (millions)")
-    ax.set_ylabel("validation loss (nats per token)")
-    ax.legend(loc="upper right")
+    ax.set_ylabel("loss (nats per token)")
+    ax.legend(loc="lower left")
 
 
 def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: Mapping[str, str], unit: str) -> None:
@@ -42,6 +52,18 @@ def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: 
     ax.xaxis.set_major_locator(FixedLocator([1e5, 1e6]))
     ax.set_xlabel("parameters")
     ax.set_ylabel(f"held-out loss (nats per {unit})")
+
+
+def plot_gains(ax: Axes, table: pd.DataFrame) -> None:
+    """Differences of loss with 95% intervals, one row each; columns from, to, per (token or byte: open), gain, low, high."""
+    for i, row in enumerate(table.itertuples(index=False)):
+        error = [[row.gain - row.low], [row.high - row.gain]]
+        face = "white" if row.per == "byte" else PALETTE[0]
+        ax.errorbar(row.gain, i, xerr=error, fmt="o", ms=3.5, lw=1, capsize=1.5, color=PALETTE[0], mfc=face)
+    ax.axvline(0, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
+    ax.set_yticks(range(len(table)), [f"{a} to {b}" for a, b in zip(table["from"], table["to"], strict=True)])
+    ax.invert_yaxis()
+    ax.set_xlabel("gain (nats per token; open: per byte)")
 
 
 def plot_shares_copied(ax: Axes, table: pd.DataFrame, controls: pd.Series, colours: Mapping[str, str]) -> None:
@@ -78,8 +100,9 @@ def _by_temperature(ax: Axes, table: pd.DataFrame, column: str, colours: Mapping
         part = table[table.model == name]
         value = part[column].to_numpy()
         error = [value - part[f"{column}_low"], part[f"{column}_high"] - value]
-        shift = 0.006 * (i - (len(names) - 1) / 2)
-        ax.errorbar(part.temperature + shift, value, error, fmt="o-", lw=0.8, ms=2.5, color=colours[name], label=name)
+        shift = 0.012 * (i - (len(names) - 1) / 2)
+        style = "o--" if name.endswith("twin") else "o-"
+        ax.errorbar(part.temperature + shift, value, error, fmt=style, lw=0.8, ms=2.5, color=colours[name], label=name)
     ax.xaxis.set_major_locator(FixedLocator(sorted(set(table.temperature))))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -90,13 +113,13 @@ def plot_calibration(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) 
     """Mean square of z per model with its exact band under N(0,1), and the control (open) with σ a quarter too large."""
     at = np.arange(len(table))
     low, high = table.square_low.to_numpy(), table.square_high.to_numpy()
-    ax.fill_between([-0.6, len(table) - 0.4], low[0], high[0], color="0.85", lw=0, label="exact 99.9% band")
+    ax.fill_between([-0.6, len(table) - 0.4], low[0], high[0], color="0.85", lw=0, label="99.9% band")
     ax.axhline(1, color="0.5", lw=0.6)
-    ax.scatter(at, table.mean_square, c=[colours[n] for n in table.model], s=16, zorder=3, label=r"$z$ of own texts")
-    ax.scatter(
-        at, table.mean_square / 1.25**2, edgecolors=[colours[n] for n in table.model], facecolors="none", s=16, zorder=3,
-        label=r"control: $\sigma \times 1.25$",
-    )  # fmt: skip
+    edges = [colours[n] for n in table.model]
+    ax.scatter(at, table.mean_square, c=edges, s=16, zorder=3)
+    ax.scatter(at, table.mean_square / 1.25**2, edgecolors=edges, facecolors="none", s=16, zorder=3)
+    ax.plot([], [], "o", ms=4, color="0.4", label=r"$z$ of own texts")
+    ax.plot([], [], "o", ms=4, color="0.4", mfc="none", label=r"control: $\sigma \times 1.25$")
     ax.set_xlim(-0.6, len(table) - 0.4)
     ax.set_xticks(at, table.model, rotation=30, ha="right")
     ax.set_ylabel(r"mean of $z^2$ over texts")

@@ -115,8 +115,8 @@ def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> 
 
 
 def _rounded(total: np.ndarray, size: np.ndarray) -> dict[str, float]:
-    """Σ `total` / Σ `size` with its 95% interval, to four decimals."""
-    return {name: round(x, 4) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
+    """Σ `total` / Σ `size` with its 95% interval, to six decimals."""
+    return {name: round(x, 6) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
 
 
 def export(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, out: Path) -> Path:
