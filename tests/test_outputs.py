@@ -1,14 +1,15 @@
 """Where a run writes, what it takes for its parameters, and what it says about itself."""
 
 import json
+import re
 import subprocess
 
 import nbformat
 import pandas as pd
 import pytest
 
-from aep import outputs
-from aep.errors import ParameterError
+from aep import data_table, outputs
+from aep.errors import ParameterError, RecordError
 
 DEFAULTS = {"texts": 4, "tau": 0.5, "models": "a, b", "fast": True, "seed": 7}
 
@@ -182,3 +183,89 @@ def test_a_parameter_cell_holds_literals_only(tmp_path, source):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "x.ipynb")
     with pytest.raises(ParameterError, match="not a typed literal"):
         outputs.declared(tmp_path / "x.ipynb")
+
+
+def test_a_value_that_is_not_one_of_the_valid_ones_is_refused_with_the_nearest(house):
+    run = outputs.plan("02", DEFAULTS | {"models": "docs-2m"}, house)
+    run.require_one_of(tau=[0.5, 1.0], models=["docs-2m"])
+    with pytest.raises(
+        ParameterError, match="unknown models 'docs-2m': did you mean 'docs-3m'.* valid names are docs-3m"
+    ):
+        run.require_one_of(models=["docs-3m", "other"])
+
+
+# ------------------------------------------------------------------------------------------------------ committed tables
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """A repository with two tables in data/results, both with a row of data/README.md."""
+    folder = tmp_path / "data" / "results"
+    folder.mkdir(parents=True)
+    for name in ("A1_losses", "A1_gains"):
+        (folder / f"{name}.csv").write_text("document,x\na,1.5\nb,2.5\n")
+    readme = tmp_path / "data" / "README.md"
+    readme.write_text("# Data\n\n| file | what |\n|---|---|\n")
+    data_table.update(tmp_path)
+    sources = {"A1_losses": "`python -m aep.neural.training.losses`", "A1_gains": "notebook A1"}
+    text = readme.read_text()
+    for name, source in sources.items():
+        text = text.replace(f"`results/{name}.csv` |  |  |", f"`results/{name}.csv` | a table | {source} |")
+    readme.write_text(text)
+    monkeypatch.setattr(outputs, "repository", lambda: tmp_path)
+    return folder
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(RecordError) as caught:
+        outputs.committed(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_committed_table_is_read(tables):
+    assert outputs.committed("A1_losses").x.tolist() == [1.5, 2.5]
+
+
+def test_a_missing_table_is_refused_with_its_name_and_the_command_that_makes_it(tables):
+    for path in tables.iterdir():
+        path.unlink()
+    assert refusal("A1_losses") == (
+        "data/results/A1_losses.csv is missing: restore it from git, or run `python -m aep.neural.training.losses`"
+    )
+    assert refusal("A1_gains") == "data/results/A1_gains.csv is missing: restore it from git"
+
+
+def test_a_table_that_nobody_knows_is_refused_with_the_nearest_names(tables):
+    assert re.match(
+        "unknown file of data/ 'results/A1_loses.csv': did you mean 'results/A1_losses.csv'", refusal("A1_loses")
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"document,x\na,1.5\n", b"document,x\na,1.5\nb,2.6\n", b"\xff\xfe"],
+    ids=["empty", "truncated", "altered", "not text"],
+)  # fmt: skip
+def test_a_table_that_differs_from_its_checksum_is_refused_until_it_is_entered_again(tables, content):
+    (tables / "A1_losses.csv").write_bytes(content)
+    assert refusal("A1_losses") == (
+        "data/results/A1_losses.csv differs from data/README.md: restore it from git, or, if it was just measured, "
+        "run `python -m aep.data_table`"
+    )
+    assert outputs.committed("A1_gains").x.sum() == 4
+
+
+def test_a_freshly_measured_table_is_read_once_it_is_entered(tables):
+    (tables / "A1_losses.csv").write_text("document,x\nc,7\n")
+    data_table.update(tables.parents[1])
+    assert outputs.committed("A1_losses").x.tolist() == [7]
+
+
+def test_a_table_without_a_row_is_read_without_the_check_and_refused_if_it_is_no_table(tables):
+    (tables / "A1_new.csv").write_text("x\n3\n")
+    assert outputs.committed("A1_new").x.tolist() == [3]
+    (tables / "A1_new.csv").write_bytes(b"")
+    message = "data/results/A1_new.csv is not a table (No columns to parse from file): restore it from git"
+    assert refusal("A1_new") == message
+    (tables.parent / "README.md").unlink()
+    assert len(outputs.committed("A1_losses")) == 2

@@ -67,13 +67,17 @@ def notebook_number(stem: str) -> str:
 def committed(name: str) -> pd.DataFrame:
     """The table ``data/results/<name>.csv`` as committed: what a long computation outside the notebooks has left.
 
-    Raises RecordError, naming the tables there are, if it is missing.
+    Raises RecordError if it is missing, damaged, or not the one whose checksum data/README.md has (a table without a row
+    there is read without that check).
     """
-    folder = repository() / "data" / "results"
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        raise RecordError(unknown_name("table of data/results", name, sorted(p.stem for p in folder.glob("*.csv"))))
-    return pd.read_csv(path)
+    from .data_table import verified  # which imports this module
+
+    path = verified(f"results/{name}.csv", repository())
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        why = str(error).strip().splitlines()[0]
+        raise RecordError(f"data/results/{path.name} is not a table ({why}): restore it from git") from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -228,6 +232,12 @@ class Run:
             if not low <= self.parameters[name] <= high:
                 wanted = f"at least {low}" if high == math.inf else f"between {low} and {high}"
                 raise ParameterError(f"parameter {name!r} must be {wanted}, not {self.parameters[name]}")
+
+    def require_one_of(self, **valid: Iterable) -> None:
+        """Refuse values that are not among the valid ones, with the nearest: ``run.require_one_of(model=["a", "b"])``."""
+        for name, allowed in valid.items():
+            if self.parameters[name] not in list(allowed):
+                raise ParameterError(unknown_name(name, str(self.parameters[name]), map(str, allowed)))
 
     def provenance(self) -> dict[str, Any]:
         """What run.json says now (empty before the run has begun)."""
