@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from aep import intervals
 from aep.errors import ModelError, ParameterError
@@ -384,17 +384,6 @@ def test_stored_weights_are_float16_and_load_exactly_into_float64(stored):
     for name, value in weights.items():
         assert loaded[name].dtype == torch.float64
         assert torch.equal(loaded[name], value.double())
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_cached_chunks_equal_one_full_pass(stored, chunk):
-    ids = torch.from_numpy(np.random.default_rng(1).integers(0, 2048, size=(1, 600)))
-    with torch.no_grad():
-        full = stored(input_ids=ids, use_cache=False).logits
-        cache, parts = DynamicCache(config=stored.config), []
-        for part in ids.split(chunk, dim=1):
-            parts.append(stored(input_ids=part, past_key_values=cache, use_cache=True).logits)
-    assert (torch.cat(parts, dim=1) - full).abs().max() < 1e-12
 
 
 def test_the_committed_model_writes_better_than_token_frequencies(card, stored):

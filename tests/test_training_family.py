@@ -73,7 +73,14 @@ def test_a_committed_model_is_the_one_its_card_describes(name):
     config = AutoConfig.from_pretrained(folder)
     assert config.architectures == ["MistralForCausalLM"]
     assert (config.sliding_window, config.tie_word_embeddings) == (128, True)
+    assert config.max_position_embeddings >= 32768
     assert config.bos_token_id == config.eos_token_id == 0
+
+
+@pytest.mark.parametrize("how", ["products", "threads", "device"])
+def test_all_committed_models_were_trained_in_the_same_way(how):
+    found = {name: card_of(name)["training"].get(how) for name in COMMITTED if name.startswith("docs-")}
+    assert None not in found.values() and len(set(found.values())) == 1, f"training.{how} of the cards: {found}"
 
 
 @pytest.mark.parametrize("name", COMMITTED)
