@@ -15,7 +15,7 @@ INSTALL = $(PY) -m pip install -qq --disable-pip-version-check -c constraints.tx
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e
 
 .DEFAULT_GOAL := help
-.PHONY: help paper test test-slow test-faults bench models notebooks lab html lint clean
+.PHONY: help paper test test-slow test-faults bench models tables notebooks lab html lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -62,9 +62,16 @@ bench: $(BENCH_READY) ## measure anew, write data/results/bench.csv (minutes; RO
 	@echo "measuring $(or $(ROWS),every row): a minute or so a row; nothing else should run meanwhile"
 	$(PY) -m aep bench $(ROWS)
 
-models: $(READY) ## train the embedded models again (about three hours of one core, MODELS="name ..." for some; resumes)
+models: $(READY) ## train the embedded models again (about three hours of processor time, MODELS="name ..." for some; resumes)
 	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
+
+tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about 30 minutes of one core)
+	@echo "held-out losses, samples and copying, calibration of every embedded model: about 30 minutes of one core"
+	$(PY) -m aep.neural.training.losses
+	$(PY) -m aep.neural.training.samples
+	$(PY) -m aep.analysis.calibration
+	$(PY) -m aep.data_table
 
 notebooks: $(READY) ## execute and rewrite the committed notebooks and their default parameters (NB=02 for one)
 	$(PY) -m aep run $(NB) --in-place

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aep import outputs
+from aep import data_table, outputs
 from aep.__main__ import _arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +40,14 @@ def test_every_command_is_one_the_parser_knows(command):
 def test_every_make_target_is_one_of_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"\bmake (\w+)", README)) - {"alone"} <= targets
+
+
+def test_make_tables_runs_every_command_that_makes_a_committed_table_of_the_models():
+    recipe = re.search(r"^tables:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    run = re.findall(r"\$\(PY\) -m (aep\.\S+)", recipe)
+    rows = data_table.read().values()
+    made = {name for row in rows for name in re.findall(r"`python -m (aep\.\S+?)`", row.source)}
+    assert len(made) >= 3 and made == set(run[:-1]) and run[-1] == "aep.data_table"
 
 
 def test_the_quick_start_runs():
