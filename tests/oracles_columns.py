@@ -1,4 +1,4 @@
-"""Every column of SPEC 1.1 from full float64 distributions, one token at a time: slow and literal."""
+"""Every column of `aep.Records` from full float64 distributions, one token at a time: slow and literal."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Adaptors agree with the warpers of transformers token by token, keep ratios, and treat ties as SPEC 1.4 says."""
+"""Adaptors agree with the warpers of transformers token by token, keep ratios, and treat ties as `aep.adaptors` says."""
 
 import itertools
 import math

@@ -105,7 +105,7 @@ def test_the_mixture_band_lies_inside_the_band_of_single_exponents(name):
 
 
 def test_the_margin_of_one_exponent_is_its_price_and_the_mean_renyi_gap(monkeypatch):
-    """SPEC 1.5 for s = 1/4: l - h < log(K/α)/(sT) + mean(H_(3/4) - H); for s = -1/4 minus the same with H - H_(5/4)."""
+    """For s = 1/4: l - h < log(K/α)/(sT) + mean(H_(3/4) - H); for s = -1/4 minus the same with H - H_(5/4)."""
     paths = part(sampled("markov", SEEDS["markov"]), slice(5), 50)
     monkeypatch.setattr(bounds, "EXPONENTS", (0.25, -0.25))
     band, steps, h = renyi_chernoff_band(paths, 0.1), np.arange(1, 51), running_mean(paths.entropy)

@@ -1,4 +1,4 @@
-"""z on every embedded model's own texts (SPEC 1.8): short here, whole under `make test-slow`, and as committed."""
+"""z on every embedded model's own texts (appendix A1): short here, whole under `make test-slow`, and as committed."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""z = (l - h)/sigma is standard normal on exact languages (SPEC 1.8), and is seen not to be when sigma is wrong.
+"""z = (l - h)/sigma is standard normal on exact languages, and is seen not to be when sigma is wrong.
 
 Seeds were fixed before the first run. A correct build misses one of the three checks on one of the four languages with
 probability of about .012 (twelve checks at .001 each), for a new choice of seeds.

@@ -1,4 +1,4 @@
-"""The rules every committed notebook keeps (DESIGN 6), and parameter files that cannot rot."""
+"""The rules every committed notebook keeps, and parameter files that cannot rot."""
 
 import ast
 import re

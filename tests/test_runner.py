@@ -24,7 +24,7 @@ BODIES = {
 
 
 def notebook(root, stem, body, parameters):
-    """A notebook in the form of DESIGN 6, that writes below `root`."""
+    """A notebook in the form of the committed ones, that writes below `root`."""
     code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
     number = stem.partition("_")[0]
     cells = [

@@ -33,7 +33,7 @@ _SHOWN = 1000  # characters of a sampled text
 
 
 def score(options: Any) -> int:
-    """``aep score``: every column of SPEC 1.1 of a text file, as Parquet."""
+    """``aep score``: every column of `aep.Records` of a text file, as Parquet."""
     output = _writable(options.output, options.file)
     raw = _read(options.file)
     text = raw.decode("utf-8")

@@ -66,7 +66,7 @@ def _weighted_sum(p: LogP, values: LogP) -> PerRow:
 
 
 def surprisal(log_p: LogP, token: Tokens) -> PerRow:
-    """Surprisal a = -log p(x) in nats, in [0, inf]. SPEC symbol a_t; (1/T) Σ a_t is the log-perplexity.
+    """Surprisal a = -log p(x) in nats, in [0, inf], a_t of the token at t; (1/T) Σ a_t is the log-perplexity.
 
     >>> import numpy as np
     >>> bool(surprisal(np.log(np.array([0.25, 0.75])), np.array(0)) == np.log(4))

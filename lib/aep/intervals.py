@@ -34,7 +34,7 @@ def bootstrap(
     """BCa bootstrap interval of ``statistic(*columns)``; the units are the rows, drawn together (Efron 1987).
 
     Beyond 2,000 units, where the correction is of order 1/n and its jackknife would need n^2 memory, percentiles.
-    Raises AepError below 50 units: the bootstrap of fewer is too narrow (SPEC 1.8).
+    Raises AepError below 50 units: the bootstrap of fewer is too narrow.
 
     >>> x = np.random.default_rng(0).normal(size=200)
     >>> interval = bootstrap(np.mean, x, rng=np.random.default_rng(1))

@@ -1,7 +1,7 @@
 """What was sampled and what was measured: `Texts` and `Records`, in memory and as Parquet.
 
-A text is its token ids, with everything that determines them. A record has one row per scored token and the columns of
-SPEC 1.1. Files carry a schema version and a checksum of their content; a damaged or altered one is refused by name.
+A text is its token ids, with everything that determines them. A record has one row per scored token and the columns that
+`Records` lists. Files carry a schema version and a checksum of their content; a damaged or altered one is refused by name.
 """
 
 import hashlib
@@ -215,7 +215,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Records:
-    """One row per scored token: the columns of SPEC 1.1 as flat arrays, sorted by text and position (nats).
+    """One row per scored token: columns as flat arrays, sorted by text and position (nats; defined in `aep.information`).
+
+    text, position, token; surprisal, entropy, varentropy (nats²); rank, greedy (the most probable token) and mass_above
+    (probability of the tokens above the one that came); log_partition_θ, log Σ_v p(v)^θ, for each θ of `THETAS`. With
+    adaptors: log_q_<adaptor>. With a source: cross_entropy, cross_varentropy, and the source's own surprisal, entropy
+    and varentropy as source_*.
 
     ``records["entropy"]`` is a flat array, ``records.matrix("entropy")`` is (texts, T) when all texts are equally long,
     ``records.by_text("entropy")`` a list of arrays. `meta` says how the record was made; `text_keys` are

@@ -74,7 +74,7 @@ def sample(
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
     store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
         complete, and found again by any request that contains them
-    record : reduce the laws that are sampled from to the columns of SPEC 1.1 (of the language itself, without the adaptor):
+    record : reduce the laws that are sampled from to the columns of `Records` (of the language itself, without the adaptor):
         `score(texts, language)` then returns `texts.records` without a second pass over the network
 
     Returns

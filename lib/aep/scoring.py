@@ -1,4 +1,4 @@
-"""Scoring: one pass over a language yields, per token, every column of SPEC 1.1. Memory is O(chunk x vocab)."""
+"""Scoring: one pass over a language yields, per token, every column of `Records`. Memory is O(chunk x vocab)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext

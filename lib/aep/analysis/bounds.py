@@ -1,4 +1,4 @@
-"""Finite-length bounds on P(|l_T - h_T| > ε), and the planner: how many tokens a given tolerance needs. SPEC 1.5."""
+"""Finite-length bounds on P(|l_T - h_T| > ε), and the planner: how many tokens a given tolerance needs."""
 
 from typing import NamedTuple
 

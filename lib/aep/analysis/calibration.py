@@ -1,4 +1,4 @@
-"""SPEC 1.8 on the embedded models: is z standard normal on their own texts, and does the e-process keep its level?
+"""Calibration of the embedded models: is z standard normal on their own texts, and does the e-process keep its level?
 
 ``python -m aep.analysis.calibration [NAME ...]`` writes `data/results/A1_calibration.csv` (all: about 20 minutes on one
 core; names: only these rows anew). Seed, sizes and levels were fixed before the first run.

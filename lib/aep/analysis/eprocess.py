@@ -1,4 +1,4 @@
-"""Tests and bands that stay valid while one watches, from the columns a record holds. SPEC 1.6.
+"""Tests and bands that stay valid while one watches, from the columns a record holds (Ville's inequality).
 
 For any s, Π_t exp(s·a_t - Λ_t(1-s)) is a non-negative martingale with mean 1 when the text was sampled from the scorer: the
 likelihood ratio of temperature 1/(1-s) against temperature 1. Where s is not in the stored grid, log M_t(s) >= Λ_t(1-s)

@@ -97,7 +97,7 @@ class ZTest(NamedTuple):
 
 
 def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float = 30.0) -> ZTest:
-    """z_T = Σ(a_t - H_t)/sqrt(Σ V_t), N(0,1) under the null by the martingale central limit theorem. SPEC 1.2.
+    """z_T = Σ(a_t - H_t)/sqrt(Σ V_t), N(0,1) under the null by the martingale central limit theorem.
 
     The theorem wants Σ V_t to grow and no token to dominate it. A text has "no test" when fewer than `least` tokens
     effectively share the variance (`effective_tokens`), or when the second half of the text adds less than 1% of it:
@@ -127,7 +127,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(z: Float[np.ndarray, "texts"], *, level: float = 0.001) -> Calibration:
-    """SPEC 1.8: mean z inside ±Φ^{-1}(1 - level/2)/sqrt(n), Σz² inside the central χ²_n interval, KS p-value > level.
+    """Is z normal: mean z inside ±Φ^{-1}(1 - level/2)/sqrt(n), Σz² inside the central χ²_n interval, KS p-value > level.
 
     A correct build misses with a chance of at most 3·level; pass level/m for m models (Bonferroni; Holm rejects no less).
     """

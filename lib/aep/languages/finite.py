@@ -18,7 +18,7 @@ class FiniteLanguage(ExactLanguage):
     """Independent, identically distributed symbols: the language in which every formula is a finite sum.
 
     Parameters: `p` (vocab,) probabilities, zeros allowed; `name`; `symbols`, letters by default up to 26 of them.
-    Raises DistributionError when `p` is not a distribution. Quantities are per symbol, in nats (SPEC 1.1).
+    Raises DistributionError when `p` is not a distribution. Quantities are per symbol, in nats.
 
     >>> language = FiniteLanguage([.5, .25, .25])
     >>> bool(np.isclose(language.entropy(), 1.5 * np.log(2)))
