@@ -1,4 +1,4 @@
-"""The reduction of the scoring pass: rows of logits in, every column of SPEC 1.1 out. One function, NumPy and torch.
+"""The reduction of the scoring pass: rows of logits in, every column of `Records` out. One function, NumPy and torch.
 
 One maximum, one exponential e = exp((logit - max)/8), then products and row sums. Written for speed; each column equals
 its definition in `information` (tested to 1e-9 against full distributions in double precision).
@@ -145,7 +145,7 @@ def row_columns(
     *,
     fused: Callable | None = None,
 ) -> dict[str, Any]:
-    """Every column of SPEC 1.1 for rows of unnormalised log-probabilities (rows, vocab) and the tokens (rows,) that came.
+    """Every column of `Records` for rows of unnormalised log-probabilities (rows, vocab) and the tokens (rows,) that came.
 
     Never in less than single precision. `fused` compiles the two reductions (`NeuralLanguage.fused`). Nats, varentropies
     in nats². DistributionError on rows from which no distribution can be read.

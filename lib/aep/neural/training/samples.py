@@ -83,7 +83,7 @@ def _updated(name: str, rows: list[dict]) -> pd.DataFrame:
     path, table = repository() / "data" / "results" / f"{name}.csv", pd.DataFrame(rows)
     if path.is_file():
         old = pd.read_csv(path, keep_default_na=False, na_values={"temperature": ""})
-        table = pd.concat([table, old[~old.model.isin(table.model)]])
+        table = pd.concat([table, old.loc[~old.model.isin(table.model), table.columns]])
     order = ["model", "temperature", "text"]
     table = table[[*order, *(c for c in table if c not in order)]].sort_values(order)
     write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
