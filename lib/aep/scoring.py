@@ -1,7 +1,6 @@
 """Scoring: one pass over a language yields, per token, every column of `Records`. Memory is O(chunk x vocab)."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -22,6 +21,7 @@ __all__ = ["choose_context", "description", "key_parts", "score"]
 
 _CONTEXTS = ("full", "rolling", "strided")
 _BATCH_TOKENS = 8192
+_ENTRIES = 2**23  # of a chunk of logits
 
 
 class _Job(NamedTuple):
@@ -44,7 +44,7 @@ def score(
     context: str = "full",
     bos: bool | str = True,
     store: Any = None,
-    chunk: int = 256,
+    chunk: int | None = None,
     overlap: int | None = None,
     compiled: bool | None = None,
 ) -> Records:
@@ -62,7 +62,7 @@ def score(
         window on sees at least `overlap` tokens before it. Recorded, as is `bos`
     bos : True puts the start token before a text, "every" before each of its windows too; without one (False, or a model
         that has none) and without a prompt, the first token of a text is context and not scored
-    chunk : rows whose full distributions are held at once; changes no value
+    chunk : rows whose full distributions are held at once (by default about 2^23 entries); changes no value
     compiled : None compiles the reduction for large work only (`neural.compiled`); True, False: whenever possible, never
 
     store : a folder, or True for the store of this user: records are kept there in shards and found again
@@ -76,6 +76,7 @@ def score(
     VocabularyMismatch, ContextTooLong, PromptError, ParameterError, AdaptorError, DistributionError
     """
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
+    chunk = min(max(_ENTRIES // scorer.vocab_size, 64), 1024) if chunk is None else chunk
     _check_options(context, bos, chunk, source, adaptor, adaptors)
     _check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
@@ -227,10 +228,10 @@ def _check_lengths(jobs, languages) -> None:
 
 def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled) -> Records:
     parts: list[dict[str, np.ndarray]] = []
-    stepping, total = getattr(scorer, "stepping", nullcontext), sum(len(job.ids) for job in jobs)
+    total = sum(len(job.ids) for job in jobs)
     fused = scorer.fused(total * scorer.vocab_size, compiled) if hasattr(scorer, "fused") else None
     reduce = partial(row_columns, adaptor=adaptor, adaptors=tuple(adaptors), fused=fused)
-    with stepping(), progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
+    with progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
         for batch in _batches(jobs):
             text, position = row_order([job.ids for job in batch])
             starts = np.cumsum([0, *(len(job.ids) for job in batch)])
