@@ -147,7 +147,7 @@ def peak(kind: str, tokens: int) -> int:
 @torch.inference_mode()
 def _kept_logits(lm: NeuralLanguage, ids: np.ndarray) -> torch.Tensor:
     """The same windows, all logits kept: what memory would be without chunks."""
-    size = lm.context_length
+    size = lm.model.config.n_positions
     windows = [ids[i : i + size] for i in range(0, len(ids) - size // 2, size // 2)]
     return torch.cat([lm.model(input_ids=torch.as_tensor(w)[None]).logits[0, -(size // 2) :] for w in windows])
 
