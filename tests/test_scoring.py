@@ -235,6 +235,19 @@ def test_the_reduction_agrees_on_numpy_and_torch_and_ignores_a_shift_of_the_logi
     np.testing.assert_allclose(np.exp(-columns["surprisal"]), p[np.arange(5), token], rtol=1e-9)
 
 
+@pytest.mark.parametrize("block", [1, 7, 20, 60])
+def test_blocks_of_rows_and_of_the_vocabulary_change_no_column(block, monkeypatch):
+    rng = np.random.default_rng(43)
+    logits, other, token = rng.normal(size=(6, 20)), rng.normal(size=(6, 20)), rng.integers(20, size=6)
+    logits[2, [3, 11]] = logits[2].max() + 1  # a tie of the maximum across blocks: the lowest id
+    logits[4, 5:9] = -np.inf  # the scorer excludes what the source allows
+    whole = reduction.row_columns(logits, token, other, None, [TEMPERED])
+    monkeypatch.setattr(reduction, "BLOCK", block)
+    for name, values in reduction.row_columns(logits, token, other, None, [TEMPERED]).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-12, atol=1e-12, err_msg=name)
+    assert whole["greedy"][2] == 3 and np.isposinf(whole["cross_entropy"][4])
+
+
 def test_half_precision_logits_are_reduced_in_single_precision():
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).half()
     columns = reduction.row_columns(logits, torch.arange(4))

@@ -64,7 +64,6 @@ def score(
         that has none) and without a prompt, the first token of a text is context and not scored
     chunk : rows whose full distributions are held at once (by default about 2^23 entries); changes no value
     compiled : None compiles the reduction for large work only (`neural.compiled`); True, False: whenever possible, never
-
     store : a folder, or True for the store of this user: records are kept there in shards and found again
 
     Returns

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -30,20 +31,16 @@ def compiler_works() -> bool:
     """
     name = f"compile-torch{torch.__version__}-python{sys.version_info[0]}.{sys.version_info[1]}.json"
     path = store_home() / "probes" / name
-    try:
+    with suppress(OSError, ValueError):  # not tried yet, or half written: try
         return bool(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        pass  # not tried yet, or half written: try
     try:
         done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=180)
         works = done.returncode == 0 and done.stdout.strip() == "16.0"
     except (OSError, subprocess.TimeoutExpired):
         works = False
-    try:
+    with suppress(OSError):  # a read-only store only means that the next process tries again
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(works), encoding="utf-8")
-    except OSError:
-        pass  # a read-only store only means that the next process tries again
     return works
 
 
