@@ -368,7 +368,7 @@ def test_memory_is_counted_from_what_is_held(tiny, kind, keys):  # noqa: F811
     assert memory["weights"] == sum(t.numel() * 8 for t in language.model.parameters()) + sum(
         t.numel() * t.element_size() for t in language.model.buffers()
     )
-    assert memory["logits"] == 256 * 23 * 8
+    assert memory["logits"] == 1024 * 23 * 8
     assert memory["cache"] == 2 * 2 * 1 * 8 * 8 * held.positions  # keys and values, layers, heads, width, bytes
     assert memory["columns"] == 10**6 * 18 * 8
 

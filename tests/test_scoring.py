@@ -102,7 +102,7 @@ def test_a_text_is_scored_alike_alone_and_in_a_batch(kind, tiny, monkeypatch):  
     language = tiny(kind)
     texts = ragged(VOCAB, 33, prompts=True)
     together = aep.score(texts, language)
-    monkeypatch.setattr(scoring, "_BATCH_TOKENS", 1)  # one text per batch, no padding
+    monkeypatch.setattr(scoring, "batch_tokens", lambda *_: 1)  # one text per batch, no padding
     apart = aep.score(texts, language)
     for name in together.columns:
         np.testing.assert_allclose(together[name], apart[name], atol=1e-10, err_msg=name)

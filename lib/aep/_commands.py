@@ -26,8 +26,8 @@ __all__ = ["BOS", "sample", "score"]
 BOS = {"once": True, "every": "every", "never": False}
 
 _LONG = 5.0  # seconds: a run of more is announced
-_CHUNK, _BATCH = 256, 64  # rows of logits and texts at once, as `aep.score` and `aep.sample` have them
-_SEGMENT, _BATCH_TOKENS = 4096, 8192  # tokens in the network at once, tokens of all windows of one batch
+_BATCH = 64  # texts at once, as `aep.sample` has them
+_SEGMENT = 4096  # tokens in the network at once
 _SCORED, _STEPPED = (8, 8, 32, 256, 1024, 4096), (1, 1, 4, 16, 64)  # stretches that are measured; the first warms up
 _SHOWN = 1000  # characters of a sampled text
 
@@ -218,9 +218,12 @@ class _Held(NamedTuple):
 
 def _scoring(language: Any, context: str, tokens: int) -> _Held:
     """What the scoring of one text holds at most."""
+    from .scoring import batch_tokens
+
     if context == "strided":
         keys = min(language.context_length or tokens, tokens)
-        return _Held(tokens, min(tokens, _BATCH_TOKENS), min(tokens, _SEGMENT), keys)
+        flowing = min(tokens, batch_tokens(language))
+        return _Held(tokens, flowing, flowing, keys)
     window = getattr(language.model.config.get_text_config(), "sliding_window", None) or 0
     keys = tokens if context == "full" else min(tokens, _SEGMENT + window)
     return _Held(tokens, keys, min(tokens, _SEGMENT), keys)
@@ -228,6 +231,8 @@ def _scoring(language: Any, context: str, tokens: int) -> _Held:
 
 def _memory(language: Any, held: _Held, adaptors: int) -> dict[str, int]:
     """Bytes of weights, one chunk of logits, keys and values, one layer at work (its mask above all), and the result."""
+    from .scoring import chunk_rows
+
     config, item = language.model.config.get_text_config(), language.model.dtype.itemsize
     width = getattr(config, "hidden_size", None) or 0
     heads = getattr(config, "num_attention_heads", None) or 1
@@ -236,7 +241,7 @@ def _memory(language: Any, held: _Held, adaptors: int) -> dict[str, int]:
     cached = 2 * (getattr(config, "num_key_value_heads", None) or heads) * head * item
     return {
         "weights": language.model.get_memory_footprint(),
-        "logits": _CHUNK * language.vocab_size * max(item, 4),
+        "logits": chunk_rows(language.vocab_size) * language.vocab_size * max(item, 4),
         "cache": cached * (getattr(config, "num_hidden_layers", None) or 0) * held.positions,
         "layer": held.flowing * (held.keys * (1 + item) + (4 * width + 2 * inner) * item),
         "columns": held.rows * (17 + adaptors) * 8,

@@ -78,7 +78,8 @@ class Texts:
     def from_strings(cls, language: Any, strings: Sequence[str]) -> "Texts":
         """Texts that a person wrote, encoded by the tokenizer of `language`; PromptError for an empty one."""
         strings = [strings] if isinstance(strings, str) else list(strings)
-        return cls.from_ids(language, [language.encode(s) for s in strings])
+        encode_all = getattr(language, "encode_all", lambda texts: [language.encode(text) for text in texts])
+        return cls.from_ids(language, encode_all(strings))
 
     @classmethod
     def from_ids(cls, language: Any, ids: Sequence[Sequence[int | np.integer] | np.ndarray] | np.ndarray) -> "Texts":

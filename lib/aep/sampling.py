@@ -205,9 +205,9 @@ def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tupl
     """(prompt, text) and `_sample_batch`'s row of every job, batch by batch: prompts in order of length."""
     language, prompts = request.language, request.prompts
     jobs = sorted(jobs, key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
-    stepping = getattr(language, "stepping", nullcontext)
+    stepping = getattr(language, "stepping", nullcontext)(min(request.batch, max(len(jobs), 1)))
     total = len(jobs) * request.tokens
-    with stepping(), progress(total=total, desc=f"sampling {language.name}", unit="token") as bar:
+    with stepping, progress(total=total, desc=f"sampling {language.name}", unit="token") as bar:
         while jobs:
             length = len(prompts[jobs[0][0]])
             now = [job for job in jobs[: request.batch] if len(prompts[job[0]]) == length]
@@ -233,7 +233,7 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
         ids[:, t] = as_numpy(token)
         log_q[:, t] = as_numpy(gather(adapted.log_q, token))
         log_z[:, t] = as_numpy(adapted.log_normaliser)
-        for name, value in row_columns(log_p, token).items() if request.record else ():
+        for name, value in _columns(language, log_p, token).items() if request.record else ():
             value = as_numpy(value)
             columns.setdefault(name, np.zeros((n, tokens), value.dtype))[:, t] = value
         bar.update(n)
@@ -248,6 +248,13 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
         _Row(ids[i, :k], log_q[i, :k], log_z[i, :k], bool(ended[i]), {name: c[i, :k] for name, c in columns.items()})
         for i, k in enumerate(length)
     ]
+
+
+def _columns(language: Language, log_p: Any, token: Any) -> dict[str, Any]:
+    """The columns of one step, in double precision only for a network that computes in it: as `score` gives them."""
+    xp = namespace(log_p)
+    double = getattr(language, "dtype_name", "float64") == "float64"
+    return row_columns(log_p if double else xp.astype(log_p, xp.float32), token)
 
 
 def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:

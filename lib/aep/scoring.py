@@ -17,10 +17,10 @@ from .records import Records, Texts
 from .reduction import row_columns
 from .store import Store, open_store, shards_of
 
-__all__ = ["choose_context", "description", "key_parts", "score"]
+__all__ = ["batch_tokens", "choose_context", "chunk_rows", "description", "key_parts", "score"]
 
 _CONTEXTS = ("full", "rolling", "strided")
-_BATCH_TOKENS = 8192
+_HIDDEN = 2**20  # hidden values of a batch: texts that go through a network side by side
 _ENTRIES = 2**23  # of a chunk of logits
 
 
@@ -75,21 +75,28 @@ def score(
     VocabularyMismatch, ContextTooLong, PromptError, ParameterError, AdaptorError, DistributionError
     """
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
-    chunk = min(max(_ENTRIES // scorer.vocab_size, 64), 1024) if chunk is None else chunk
+    chunk = chunk_rows(scorer.vocab_size) if chunk is None else chunk
     _check_options(context, bos, chunk, source, adaptor, adaptors)
     _check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
     jobs = _jobs(texts, languages, context, bos, overlap)
-    meta = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap)
+    meta, batch = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap), batch_tokens(*languages)
     if texts.records is not None and key_parts(texts.records.meta) == key_parts(meta):
         return texts.records  # written while the texts were sampled
     compute = partial(
-        _score, scorer=scorer, source=source, adaptor=adaptor, adaptors=adaptors, chunk=chunk, compiled=compiled
+        _score,
+        scorer=scorer,
+        source=source,
+        adaptor=adaptor,
+        adaptors=adaptors,
+        chunk=chunk,
+        compiled=compiled,
+        batch=batch,
     )
     opened = open_store(store)
     if opened is None:
         return replace(compute(jobs), meta=meta, language=scorer, text_keys=texts.keys())
-    return _through_store(opened, texts, jobs, compute, meta, scorer)
+    return _through_store(opened, texts, jobs, compute, meta, scorer, batch)
 
 
 def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any]:
@@ -98,14 +105,14 @@ def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any
     return parts if texts is None else parts | {"ids": texts.ids, "before": [texts.prompts[p] for p in texts.prompt]}
 
 
-def _through_store(store: Store, texts, jobs, compute, meta, scorer) -> Records:
+def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch) -> Records:
     """What the store has, and the rest scored in groups of shards that fill a batch; each is written when it is done."""
     shards = shards_of(texts)
     selected = [texts.select(shard) for shard in shards]
     found = [store.get("tokens", key_parts(meta, part), scorer) for part in selected]
     groups: list[list[int]] = [[]]
     for i in (i for i, records in enumerate(found) if records is None):
-        if sum(len(ids) for k in groups[-1] for ids in selected[k].ids) >= _BATCH_TOKENS:
+        if sum(len(ids) for k in groups[-1] for ids in selected[k].ids) >= batch:
             groups.append([])
         groups[-1].append(i)
     for group in filter(None, groups):
@@ -126,6 +133,18 @@ def choose_context(language: Language, tokens: int) -> str:
     if limit is None or tokens <= limit:
         return "full"
     return "rolling" if language.is_rolling else "strided"
+
+
+def chunk_rows(vocab_size: int) -> int:
+    """Rows whose full distributions are held at once: about 2^23 entries."""
+    return min(max(_ENTRIES // vocab_size, 64), 1024)
+
+
+def batch_tokens(*languages: Language) -> int:
+    """Padded tokens of the texts that go through the networks side by side: about 2^20 hidden values, so that what a wider
+    network holds at once does not grow, and what a narrow one works on stays in the processor's cache."""
+    width = max(getattr(language, "width", 0) for language in languages)
+    return min(max(_HIDDEN // max(width, 1), 1024), 4096)
 
 
 def _check_options(context, bos, chunk, source, adaptor, adaptors) -> None:
@@ -225,19 +244,19 @@ def _check_lengths(jobs, languages) -> None:
                 )
 
 
-def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled) -> Records:
+def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -> Records:
     parts: list[dict[str, np.ndarray]] = []
     total = sum(len(job.ids) for job in jobs)
     fused = scorer.fused(total * scorer.vocab_size, compiled) if hasattr(scorer, "fused") else None
     reduce = partial(row_columns, adaptor=adaptor, adaptors=tuple(adaptors), fused=fused)
     with progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
-        for batch in _batches(jobs):
-            text, position = row_order([job.ids for job in batch])
-            starts = np.cumsum([0, *(len(job.ids) for job in batch)])
-            token = np.concatenate([job.ids for job in batch])[starts[text] + position]
-            blocks = _reduced(scorer, source, batch, token, chunk, reduce, bar)
+        for group in _batches(jobs, batch):
+            text, position = row_order([job.ids for job in group])
+            starts = np.cumsum([0, *(len(job.ids) for job in group)])
+            token = np.concatenate([job.ids for job in group])[starts[text] + position]
+            blocks = _reduced(scorer, source, group, token, chunk, reduce, bar)
             values = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
-            which, offset = (np.array([getattr(job, name) for job in batch])[text] for name in ("text", "offset"))
+            which, offset = (np.array([getattr(job, name) for job in group])[text] for name in ("text", "offset"))
             parts.append({"text": which, "position": offset + position, "token": token, **values})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     order = np.lexsort((columns["position"], columns["text"]))
@@ -259,13 +278,13 @@ def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str,
     return reduced
 
 
-def _batches(jobs: list[_Job]) -> Iterator[list[_Job]]:
-    """Stretches sorted by length, in batches of at most `_BATCH_TOKENS` padded tokens and one start-token policy."""
+def _batches(jobs: list[_Job], tokens: int) -> Iterator[list[_Job]]:
+    """Stretches sorted by length, in batches of at most `tokens` padded tokens and one start-token policy."""
     order = sorted(range(len(jobs)), key=lambda i: (jobs[i].bos, len(jobs[i].context) + len(jobs[i].ids), i))
     batch: list[_Job] = []
     for job in (jobs[i] for i in order):
         width = len(job.context) + len(job.ids)
-        if batch and ((len(batch) + 1) * width > _BATCH_TOKENS or batch[0].bos != job.bos):
+        if batch and ((len(batch) + 1) * width > tokens or batch[0].bos != job.bos):
             yield batch
             batch = []
         batch.append(job)

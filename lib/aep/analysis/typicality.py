@@ -191,7 +191,8 @@ def log_set_size(
     low, high = np.quantile(copies, [(1 - level) / 2, (1 + level) / 2])
     kept = total[inside]
     normalised = kept - special.logsumexp(kept)
-    k = float(array_stats.psislw(normalised)[1]) if len(kept) >= 25 else np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):  # where the largest weights are ties, k is not defined: NaN
+        k = float(array_stats.psislw(normalised)[1]) if len(kept) >= 25 else np.nan
     return SetSize(
         float(estimate(np.arange(n))), float(low), float(high), float(np.exp(-special.logsumexp(2 * normalised))), k
     )

@@ -1,17 +1,18 @@
 """Rows about the scoring pass: its cost over that of forward passes, and its memory against the length of the text."""
 
-import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ..errors import ParameterError
 from ..information import THETAS
 from ..neural.language import NeuralLanguage
 from ..records import Texts, theta_column
@@ -125,6 +126,7 @@ def pair_vs_two_forwards() -> list[float]:
 
 # ----------------------------------------------------------------------------------------------------------- memory
 
+_PROCESS = Path("/proc/self")
 _PROGRAM = """
 import sys
 from aep.bench import scoring
@@ -136,12 +138,14 @@ def peak(kind: str, tokens: int) -> int:
     """Bytes by which the peak of this process exceeds what was resident before scoring one text of `tokens` tokens."""
     lm, text = language(), texts(1, tokens)
     score(texts(1, 64), lm, compiled=False)  # libraries load what they need
-    before = _resident()
+    with suppress(OSError):
+        _PROCESS.joinpath("clear_refs").write_text("5", encoding="ascii")  # the peak of loading is forgotten
+    before = _memory("VmRSS")
     if kind == "ours":
         score(text, lm, context="strided", compiled=False)
     else:
         _kept_logits(lm, text.ids[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) - before
+    return _memory("VmHWM") - before
 
 
 @torch.inference_mode()
@@ -152,9 +156,13 @@ def _kept_logits(lm: NeuralLanguage, ids: np.ndarray) -> torch.Tensor:
     return torch.cat([lm.model(input_ids=torch.as_tensor(w)[None]).logits[0, -(size // 2) :] for w in windows])
 
 
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _memory(name: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most. Not `ru_maxrss`, which begins at the peak of the parent process."""
+    status = _PROCESS / "status"
+    if not status.is_file():
+        raise ParameterError("rows about memory are read from /proc/self/status: they need Linux")
+    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
 
 
 def measured(kind: str, tokens: int) -> int:

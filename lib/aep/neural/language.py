@@ -22,7 +22,7 @@ from .compiled import fused
 __all__ = ["NeuralLanguage"]
 
 
-_SMALL = 10_000_000  # parameters
+_SMALL = 10**8  # products of a step: parameters x texts
 _SEGMENT = 4096  # tokens (of all texts of a batch) that go through the network at once
 _LEAST_SEGMENT = 256  # tokens of one text
 
@@ -44,7 +44,7 @@ class NeuralLanguage:
         self.model, self.tokenizer, self.name = _with_exact_norms(model.eval()), tokenizer, name
         tokenizer.model_max_length = sys.maxsize  # lengths are checked here, not by the tokenizer's warning
         config = model.config.get_text_config()
-        self.vocab_size = int(config.vocab_size)
+        self.vocab_size, self.width = int(config.vocab_size), int(getattr(config, "hidden_size", None) or 0)
         self.bos, self.eos = (
             _single_id(config, tokenizer, "bos_token_id"),
             _single_id(config, tokenizer, "eos_token_id"),
@@ -77,13 +77,21 @@ class NeuralLanguage:
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a string, without special tokens; PromptError for an empty string."""
-        if not text:
-            raise PromptError("the text is empty: there is nothing to encode")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not Unicode ({error.reason} at {error.start}): read it as UTF-8") from None
-        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of every string, in one call of the tokenizer, which may take several at once."""
+        for text in texts:
+            if not text:
+                raise PromptError("the text is empty: there is nothing to encode")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise PromptError(
+                    f"the text is not Unicode ({error.reason} at {error.start}): read it as UTF-8"
+                ) from None
+        ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [np.asarray(row, dtype=np.int64) for row in ids]
 
     def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:
         """The string of token ids, nothing skipped or cleaned."""
@@ -96,14 +104,15 @@ class NeuralLanguage:
         return fused(self.device, entries, wanted)
 
     @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """The setting for many small operations: one thread for a small network, whose operations cost less than a
-        second one's start.
+    def stepping(self, texts: int) -> Iterator[None]:
+        """The setting for many steps of `texts` texts side by side: one thread where a step is so small that it costs less
+        than a second thread's start.
 
-        Measured on two cores: equal to two threads on an idle machine, four times as fast on a busy one.
+        Measured on two cores, 3 million parameters: two threads are 1.1 times as fast for 16 texts and 1.35 times for 64 on
+        an idle machine, and up to 3 times slower on a busy one.
         """
         threads = torch.get_num_threads()
-        if self.model.num_parameters() < _SMALL:
+        if self.model.num_parameters() * texts < _SMALL:
             torch.set_num_threads(1)
         try:
             yield
