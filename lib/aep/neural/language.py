@@ -152,14 +152,14 @@ class NeuralLanguage:
 
         Long texts go through the network in segments with a cache; what lies to the right of a token cannot change it, so
         the padding needs no mask. Only the hidden states of one segment (and of columns that wait for texts with a longer
-        prompt) are held.
+        prompt) are held; the logits are valid until the next are asked for.
         """
         contexts = [self._context(p, bos) for p in prompts]
         inputs = [np.concatenate([c, t[:-1]]) for c, t in zip(contexts, texts, strict=True)]
         first = np.array([len(c) - 1 for c in contexts])  # the column that predicts position 0
         text, position = row_order(texts)
         base, done = 0, 0
-        held = None
+        held = room = None
         for hidden, end in self._hidden(inputs):
             held = hidden if held is None else torch.cat([held, hidden], dim=1)
             whole = end == max(map(len, inputs))
@@ -170,7 +170,9 @@ class NeuralLanguage:
             flat = held.reshape(-1, held.shape[-1])
             for i in range(0, len(where), chunk):
                 with torch.inference_mode():  # not around the generator: its consumer would run in this mode too
-                    logits = self._head(flat[where[i : i + chunk]])
+                    part = flat[where[i : i + chunk]]
+                    room = part.new_empty(chunk, self.vocab_size) if room is None else room
+                    logits = self._head(part, room[: len(part)])
                 yield logits
             if not whole:
                 done = ready
@@ -240,13 +242,22 @@ def _split_head(model: torch.nn.Module, vocab_size: int):
     divide = getattr(config, "logits_scaling", None) or 1.0
     cap = getattr(config, "final_logit_softcapping", None)
 
-    def head(hidden: torch.Tensor) -> torch.Tensor:
-        logits = matrix(hidden) * scale / divide if (scale, divide) != (1.0, 1.0) else matrix(hidden)
+    def head(hidden: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+        if not plain:
+            return changed(hidden)
+        return torch.mm(hidden, matrix.weight.T, out=room)  # a new tensor would be new memory for every chunk
+
+    def changed(hidden: torch.Tensor) -> torch.Tensor:
+        logits = matrix(hidden) * scale / divide
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    plain = type(matrix) is torch.nn.Linear and matrix.bias is None and (scale, divide, cap) == (1.0, 1.0, None)
+    plain = plain and matrix.weight.shape[0] == vocab_size
+
     ids = torch.arange(4, device=model.device)[None] % vocab_size
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    theirs, ours = model(input_ids=ids, use_cache=False).logits.double(), head(hidden).double()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    theirs = model(input_ids=ids, use_cache=False).logits[0].double()
+    ours = head(hidden, hidden.new_empty(len(hidden), matrix.weight.shape[0])).double()
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2 if model.dtype.itemsize < 4 else 1e-5, equal_nan=True):
         raise ModelError(
             f"{type(model).__name__} changes its logits after the output matrix in a way this version does not know"
