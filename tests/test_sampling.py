@@ -351,3 +351,12 @@ def test_a_recorded_text_that_ends_early_has_a_row_per_token():
     assert len(set(map(len, texts.ids))) > 1
     assert texts.records.lengths.tolist() == [len(ids) for ids in texts.ids]
     np.testing.assert_array_equal(texts.select([3, 1]).records["token"], np.concatenate([texts.ids[3], texts.ids[1]]))
+
+
+def test_the_record_of_a_single_precision_network_is_in_its_precision_and_that_of_score():
+    language = aep.load("docs-100k", dtype="float32")
+    texts = aep.sample(language, texts=3, tokens=20, seed=0, record=True)
+    again = aep.score(replace(texts, records=None), language)
+    assert texts.records["entropy"].dtype == again["entropy"].dtype == np.float32
+    for name in again.columns:
+        np.testing.assert_allclose(texts.records[name], again[name], atol=1e-4, err_msg=name)

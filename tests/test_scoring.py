@@ -336,3 +336,18 @@ def test_the_record_says_how_it_was_made():
         True,
     )
     assert meta["sampler"] == texts.sampler
+
+
+def test_strings_are_encoded_together_as_one_by_one_and_none_is_refused():
+    language = aep.load("docs-100k")
+    strings = ["Returns the", "x", "é and 中"]
+    for one, together in zip(map(language.encode, strings), Texts.from_strings(language, strings).ids, strict=True):
+        assert one.tolist() == together.tolist()
+    with pytest.raises(PromptError, match="nothing to score"):
+        Texts.from_strings(language, [])
+
+
+def test_a_chunk_larger_than_the_texts_takes_no_more_room():
+    language = aep.load("docs-100k")
+    wide, usual = (aep.score(["Returns the"], language, **option)["entropy"] for option in ({"chunk": 10**12}, {}))
+    np.testing.assert_allclose(wide, usual, atol=1e-12)

@@ -90,6 +90,8 @@ class NeuralLanguage:
                 raise PromptError(
                     f"the text is not Unicode ({error.reason} at {error.start}): read it as UTF-8"
                 ) from None
+        if not texts:
+            return []
         ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in ids]
 
@@ -171,7 +173,7 @@ class NeuralLanguage:
             for i in range(0, len(where), chunk):
                 with torch.inference_mode():  # not around the generator: its consumer would run in this mode too
                     part = flat[where[i : i + chunk]]
-                    room = part.new_empty(chunk, self.vocab_size) if room is None else room
+                    room = part.new_empty(min(chunk, len(text)), self.vocab_size) if room is None else room
                     logits = self._head(part, room[: len(part)])
                 yield logits
             if not whole:
