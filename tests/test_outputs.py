@@ -8,7 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from aep import data_table, outputs
+from aep import data_table, outputs, plotting
+from aep._agree import texts_agree
 from aep.errors import ParameterError, RecordError
 
 DEFAULTS = {"texts": 4, "tau": 0.5, "models": "a, b", "fast": True, "seed": 7}
@@ -107,6 +108,45 @@ def test_a_table_is_written_with_ten_digits_and_returned_unchanged(house):
     run.save(table.set_index("model"), "02_final")
     assert (run.results / "02_final.csv").read_bytes() == b"model,l\na,0.3333333333\nb,\n"
     assert [p.name for p in run.results.iterdir()] == ["02_final.csv"], "a temporary file was left"
+
+
+@pytest.mark.parametrize(
+    ("value", "label", "kept"),
+    [(0.123456789, "a", True), (0.12345, "a", False), (0.123456780, "b", False), (float("nan"), "a", False)],
+)
+def test_a_table_stays_as_it_is_where_the_new_one_agrees_to_six_digits(house, value, label, kept):
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    run.save(pd.DataFrame({"model": ["a"], "l": [0.123456780]}), "02_final")
+    before = (run.results / "02_final.csv").read_bytes()
+    run.save(pd.DataFrame({"model": [label], "l": [value]}), "02_final")
+    assert ((run.results / "02_final.csv").read_bytes() == before) is kept
+
+
+def test_counts_must_be_equal_and_a_missing_or_further_row_is_seen():
+    assert texts_agree(b"n,x\n12,0.1\n", b"n,x\n12,0.1000000001\n")
+    assert not texts_agree(b"n\n1000000000\n", b"n\n1000000001\n")
+    assert not texts_agree(b"x\n0.1\n", b"x\n0.1\n0.2\n") and not texts_agree(b"x\n0.1\n0.2\n", b"x\n0.1\n")
+    assert not texts_agree(b"x\n0.1\n", b"x\n\n"), "a number that has become missing"
+    assert texts_agree(b"x\n1\n", b"x\n0.9999999999\n") and texts_agree(b"x\n0\n", b"x\n-1e-17\n")
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(1e-9, True), (0.05, False)])
+def test_a_figure_stays_as_it_is_where_its_page_agrees(house, shift, kept):
+    run = outputs.begin("02", dict(DEFAULTS), house)
+    plotting.use_style()
+    files = [run.figures / f"fig02a_line.{kind}" for kind in ("pdf", "png")]
+
+    def draw(y: float) -> list[bytes]:
+        fig, ax = plotting.figure()
+        ax.plot([0.0, 1.0, 2.0], [0.0, 1 / 3 + y, 1.0])
+        plotting.savefig(fig, run, "fig02a_line")
+        return [f.read_bytes() for f in files]
+
+    first = draw(0.0)
+    assert draw(0.0) == first, "equal runs give equal bytes"
+    assert (draw(shift) == first) is kept
+    files[0].unlink()
+    assert draw(shift)[0].startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("name", ["final", "03_final", "02", "02_a/b", "../02_a", "02_a.csv"])

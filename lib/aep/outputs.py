@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ._agree import texts_agree
 from .errors import ParameterError, RecordError, unknown_name
 
 __all__ = [
@@ -80,12 +81,12 @@ def committed(name: str) -> pd.DataFrame:
         raise RecordError(f"data/results/{path.name} is not a table ({why}): restore it from git") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name, then rename: a reader sees the old file or the new one."""
+def write_atomically(path: Path, text: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, under a temporary name, then rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_bytes(text.encode() if isinstance(text, str) else text)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -198,14 +199,16 @@ class Run:
     def save(self, table, name: str):
         """Write a table as ``<results>/<name>.csv`` (ten significant digits, atomic) and return it unchanged.
 
-        A named index is written as columns; an unnamed one is left out. Raises ParameterError unless `name` is
-        ``<number>_<words>`` with this notebook's number: the file says which notebook made it.
+        A file there that agrees to six digits stays as it is (processors round differently). A named index becomes
+        columns. ParameterError unless `name` is ``<number>_<words>``: the file says which notebook made it.
         """
         if not re.fullmatch(rf"{self.notebook}[a-z]?_\w+", name):
             raise ParameterError(f"table name {name!r} must be '{self.notebook}_' and words")
         named = any(n is not None for n in table.index.names)
         text = table.to_csv(index=named, float_format="%.10g", lineterminator="\n")
-        write_atomically(self.results / f"{name}.csv", text)
+        path = self.results / f"{name}.csv"
+        if not (path.is_file() and texts_agree(path.read_bytes(), text.encode())):
+            write_atomically(path, text)
         self.update(wall_seconds=round(time.monotonic() - self._clock, 1))
         return table
 
