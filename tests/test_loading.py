@@ -278,6 +278,11 @@ def test_an_unknown_device_or_dtype_is_refused_before_anything_is_read(options, 
     refused("anything", message, error=DeviceError, **options)
 
 
+def test_double_precision_on_mps_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    refused("docs-100k", "float64, which mps does not have: add dtype float32", error=DeviceError, device="mps")
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_an_embedded_file_that_does_not_match_its_card_is_refused(embedded, file):
     (embedded / file).write_bytes((embedded / file).read_bytes() + b" ")

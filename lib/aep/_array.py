@@ -28,8 +28,13 @@ def gather(x: Any, index: Any) -> Any:
 
 
 def like(values: Any, x: Any) -> Any:
-    """NumPy `values` as an array of the backend and device of `x` (dtype kept)."""
-    return namespace(x).asarray(np.asarray(values), device=device(x)) if is_torch_array(x) else np.asarray(values)
+    """NumPy `values` as an array of the backend and device of `x` (dtype kept, but for MPS, which has no float64)."""
+    values = np.asarray(values)
+    if not is_torch_array(x):
+        return values
+    if x.device.type == "mps" and values.dtype == np.float64:
+        values = values.astype(np.float32)
+    return namespace(x).asarray(values, device=device(x))
 
 
 def as_numpy(x: Any) -> np.ndarray:

@@ -146,9 +146,11 @@ for _n in LENGTHS:
         partial(_length, _n)
     )
 for _n in (2048, 4096, 8192, 16384):
-    row(f"memory_{_n}", "megabytes", f"peak minus resident before, {_n} tokens, strided, eager; {scoring.SIZE}")(
-        partial(_memory, _n)
-    )
+    row(
+        f"memory_{_n}",
+        "megabytes",
+        f"peak minus resident before, {_n} tokens, strided, eager; freed blocks go back at once; {scoring.SIZE}",
+    )(partial(_memory, _n))
 for _n in VOCABULARIES:
     row(
         f"vocabulary_{_n}",

@@ -258,8 +258,8 @@ def _split_head(model: torch.nn.Module, vocab_size: int):
 
     ids = torch.arange(4, device=model.device)[None] % vocab_size
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    theirs = model(input_ids=ids, use_cache=False).logits[0].double()
-    ours = head(hidden, hidden.new_empty(len(hidden), matrix.weight.shape[0])).double()
+    theirs = as_float64(model(input_ids=ids, use_cache=False).logits[0])
+    ours = as_float64(head(hidden, hidden.new_empty(len(hidden), matrix.weight.shape[0])))
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2 if model.dtype.itemsize < 4 else 1e-5, equal_nan=True):
         raise ModelError(
             f"{type(model).__name__} changes its logits after the output matrix in a way this version does not know"

@@ -182,6 +182,8 @@ def _from_folder(
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
+    if device.type == "mps" and model.dtype == torch.float64:
+        raise DeviceError(f"model {name!r} is of dtype float64, which mps does not have: add dtype float32")
     if lacking := sorted(found["missing_keys"]):
         raise ModelError(
             f"model {name!r}: its weights lack {len(lacking)} tensors of the network, such as {lacking[0]}"
