@@ -72,6 +72,7 @@ tables: $(READY) ## measure the embedded models again: the tables that no notebo
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.analysis.calibration
 	$(PY) -m aep.analysis.controls
+	$(PY) -m aep.analysis.long_text
 	$(PY) -m aep.data_table
 
 notebooks: $(READY) ## execute and rewrite the committed notebooks and their default parameters (NB=02 for one)
