@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["is_rolling", "new_cache"]
+__all__ = ["reach", "new_cache"]
 
 _ROOM = 64  # positions allocated at least
 
@@ -81,7 +81,11 @@ def new_cache(model: torch.nn.Module) -> DynamicCache:
     return cache
 
 
-def is_rolling(model: torch.nn.Module) -> bool:
-    """Whether every layer has sliding attention, so that a cache of fixed size is exact for texts of any length."""
+def reach(model: torch.nn.Module) -> int | None:
+    """The longest window of a network whose every layer has sliding attention, else None.
+
+    With one, a cache of fixed size is exact for texts of any length.
+    """
     layers = new_cache(model).layers
-    return bool(layers) and all(isinstance(layer, _Sliding) for layer in layers)
+    windows = [layer.sliding_window for layer in layers if isinstance(layer, _Sliding)]
+    return max(windows) if windows and len(windows) == len(layers) else None

@@ -16,7 +16,7 @@ from .._array import as_float64
 from ..errors import ModelError, PromptError
 from ..information import log_normalise
 from ..languages.protocol import row_order
-from .cache import is_rolling, new_cache
+from .cache import new_cache, reach
 from .compiled import fused
 
 __all__ = ["NeuralLanguage"]
@@ -25,6 +25,7 @@ __all__ = ["NeuralLanguage"]
 _SMALL = 10**8  # products of a step: parameters x texts
 _SEGMENT = 4096  # tokens (of all texts of a batch) that go through the network at once
 _LEAST_SEGMENT = 256  # tokens of one text
+_WINDOWS = 4  # sliding windows of a network in one segment
 
 
 class _State(NamedTuple):
@@ -55,6 +56,7 @@ class NeuralLanguage:
         self.dtype_name = str(model.dtype).removeprefix("torch.")
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         self.vocabulary_hash = hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+        self._reach = reach(model)
         self._head = _split_head(model, self.vocab_size)
 
     def __repr__(self) -> str:
@@ -64,7 +66,7 @@ class NeuralLanguage:
     @property
     def is_rolling(self) -> bool:
         """Whether every layer has a sliding window, so that a cache of fixed size is exact whatever the length."""
-        return is_rolling(self.model)
+        return self._reach is not None
 
     @property
     def device(self) -> torch.device:
@@ -188,6 +190,8 @@ class NeuralLanguage:
         for i, row in enumerate(inputs):
             ids[i, : len(row)] = row
         size = max(_SEGMENT // len(inputs), _LEAST_SEGMENT)
+        if self._reach is not None:  # attention is computed for a whole segment, of which a token sees its window alone
+            size = min(size, max(_WINDOWS * self._reach, _LEAST_SEGMENT))
         cache = new_cache(self.model) if width > size else None
         for a in range(0, width, size):
             b = min(a + size, width)
