@@ -22,10 +22,16 @@ FLOORS = [
     {"neural"},
     {"analysis"},
     {"plotting"},
+    {"interactive"},
     {"runner"},
     {"__main__", "_commands", "bench"},
 ]
-HEAVY = {"torch": {"neural", "bench"}, "transformers": {"neural", "bench"}, "matplotlib": {"plotting"}}
+HEAVY = {
+    "torch": {"neural", "bench"},
+    "transformers": {"neural", "bench"},
+    "matplotlib": {"plotting"},
+    "ipywidgets": {"interactive"},
+}
 
 
 def name(path: Path) -> str:
@@ -66,7 +72,7 @@ def test_a_module_imports_only_from_its_own_floor_or_a_lower_one(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_the_fenced_floors_import_torch_transformers_and_matplotlib(path):
+def test_only_the_fenced_floors_import_torch_transformers_matplotlib_and_ipywidgets(path):
     top = path.relative_to(LIBRARY).with_suffix("").parts[0]
     for imported in imports(path):
         allowed = HEAVY.get(imported.partition(".")[0])
