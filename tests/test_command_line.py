@@ -459,3 +459,28 @@ def test_no_command_catches_more_than_the_mistakes_of_a_user(monkeypatch):
     monkeypatch.setattr(command_line, "_models", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["models"])
+
+
+def test_an_interrupted_sample_goes_on_from_the_store_unless_told_not_to(tmp_path, monkeypatch, networks):
+    home, stores = tmp_path / "home", []
+    monkeypatch.setenv("AEP_HOME", str(home))
+    drawn = aep.sample
+    monkeypatch.setattr(aep, "sample", lambda *a, store=None, **k: stores.append(store) or drawn(*a, store=store, **k))
+    ask = ["sample", str(networks["mistral"]), "--texts", "2", "--tokens", "5", "-o", str(tmp_path / "t.parquet")]
+    assert main([*ask, "--no-store"]) == 0 and not home.exists()
+    assert main(ask) == 0 and list(home.rglob("*.parquet")) and stores[-1] is True
+
+
+def test_more_than_the_machine_can_hold_is_refused_before_it_starts(capsys, tmp_path, networks):
+    ask = [
+        "sample",
+        str(networks["mistral"]),
+        "--texts",
+        str(10**11),
+        "--tokens",
+        "5",
+        "-o",
+        str(tmp_path / "t.parquet"),
+    ]
+    assert main(ask) == 2
+    assert "GB, and this machine has" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Every column of the scoring pass equals a literal float64 computation from full distributions, network or not."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -351,3 +353,45 @@ def test_a_chunk_larger_than_the_texts_takes_no_more_room():
     language = aep.load("docs-100k")
     wide, usual = (aep.score(["Returns the"], language, **option)["entropy"] for option in ({"chunk": 10**12}, {}))
     np.testing.assert_allclose(wide, usual, atol=1e-12)
+
+
+def test_texts_of_a_model_with_another_tokenizer_are_refused(tiny):  # noqa: F811
+    scorer = tiny("gpt2")
+    writer = copy.copy(scorer)
+    texts = aep.sample(writer, None, tokens=5, seed=1)
+    assert len(aep.score(texts, scorer)) == 5
+    writer.vocabulary_hash = "another"
+    with pytest.raises(VocabularyMismatch, match="the texts of .* different vocabularies.*per byte"):
+        aep.score(texts, scorer)
+
+
+def test_a_name_in_the_place_of_a_model_is_named():
+    with pytest.raises(ParameterError, match=r"'docs-100k' is not a language.*aep.load\('docs-100k'\)"):
+        scoring.check_languages("docs-100k", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"overlap": 5}, ParameterError, "overlap=5 belongs to windows"),
+        ({"compiled": "yes"}, ParameterError, "compiled='yes'"),
+        ({"adaptors": None}, AdaptorError, "give a list"),
+        ({"adaptors": "top_k(5)"}, AdaptorError, r"adaptors='top_k\(5\)': give a list"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_named(options, error, message):
+    usual = {"context": "full", "bos": True, "chunk": 1, "overlap": None, "compiled": None}
+    with pytest.raises(error, match=message):
+        scoring._check_options(**usual | {"source": None, "adaptor": None, "adaptors": ()} | options)
+
+
+@pytest.mark.parametrize("texts", [{"a": 1}, ["a", [1, 2]], [[1], "a"], 5])
+def test_what_is_no_text_is_named(texts):
+    with pytest.raises(PromptError, match="give Texts"):
+        scoring._as_texts(texts, MarkovChain(np.array([[0.7, 0.3], [0.4, 0.6]])))
+
+
+def test_an_adaptor_that_leaves_no_distribution_is_named():
+    chain = MarkovChain(np.array([[0.7, 0.3], [0.4, 0.6]]))
+    with pytest.raises(AdaptorError, match="log q is NaN"):
+        aep.score([[0, 1, 1]], chain, adaptors=[aep.temperature(1e-320)])

@@ -38,7 +38,8 @@ def test_no_more_than_so_many_are_in_memory_at_once(loads):
 
 
 @pytest.mark.parametrize(
-    ("names", "held", "message"), [([], 1, "at least one"), (["a", "b", "a"], 1, "'a' is named twice"), (["a"], 0, "held")]
+    ("names", "held", "message"),
+    [([], 1, "at least one"), (["a", "b", "a"], 1, "'a' is named twice"), (["a"], 0, "held")],
 )
 def test_a_list_that_cannot_be_meant_is_refused(names, held, message):
     with pytest.raises(ParameterError, match=message):

@@ -578,3 +578,31 @@ def test_prune_of_a_kind_deletes_that_kind_and_prune_deletes_all_but_what_is_not
 def test_options_of_prune_without_prune_are_refused(home, capsys, options):
     code, _, err = command(capsys, *options)
     assert code == 2 and "use them with --prune" in err and len(files(home)) == 14
+
+
+def test_records_written_while_sampling_are_put_into_the_store_by_score(chain, tmp_path):
+    texts = aep.sample(chain, None, texts=SHARD + 3, tokens=9, seed=1, record=True)
+    found = aep.score(texts, chain, store=tmp_path)
+    assert len(Store(tmp_path).files("tokens")) == 2
+    before = Counted.batches
+    plain = aep.sample(chain, None, texts=SHARD + 3, tokens=9, seed=1)
+    drawn = Counted.batches
+    again = aep.score(plain, chain, store=tmp_path)
+    assert drawn > before and Counted.batches == drawn, "the stored records were computed again"
+    assert all(np.array_equal(found[name], again[name], equal_nan=True) for name in found.columns)
+
+
+@pytest.mark.parametrize("store", [5, 1.5])
+def test_what_is_no_store_is_refused_for_texts_with_a_record_too(chain, store):
+    with pytest.raises(ParameterError, match="store="):
+        aep.score(aep.sample(chain, None, tokens=3, seed=1, record=True), chain, store=store)
+
+
+def test_an_empty_query_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="query is empty"):
+        Store(tmp_path).sql("  ")
+
+
+def test_a_seed_that_no_column_can_hold_is_refused(chain):
+    with pytest.raises(ParameterError, match=r"seed=.*below 2\*\*63"):
+        aep.sample(chain, None, tokens=3, seed=2**63)

@@ -71,11 +71,13 @@ def _arguments() -> argparse.ArgumentParser:
     sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
     sub.add_argument("--texts", type=int, default=4, help="number of texts (4)")
     sub.add_argument("--tokens", type=int, default=200, help="tokens per text (200)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="decides which texts are drawn (0)")
     sub.add_argument("--prompt", help="text to go on from (default: the start token alone)")
     sub.add_argument("--adaptor", default="ancestral()", help='e.g. "temperature(.8)|top_k(50)"')
     stops = "eos ends a text at the end token; never samples on past it (never)"
     sub.add_argument("--stop", choices=["eos", "never"], default="never", help=stops)
+    kept = "do not keep finished texts in the store, from which the same command goes on after an interrupt"
+    sub.add_argument("--no-store", action="store_true", help=kept)
     _model_options(sub, "texts.parquet")
 
     command("models", _models, "the embedded models: sizes, and held-out losses in nats per token and per byte")
@@ -101,7 +103,7 @@ def _arguments() -> argparse.ArgumentParser:
 def _model_options(sub, output: str) -> None:
     dtypes = ["float64", "float32", "bfloat16", "float16"]
     sub.add_argument("--dtype", choices=dtypes, help="default: float64 for embedded models, else the checkpoint's own")
-    sub.add_argument("--device", help="cpu, cuda, mps")
+    sub.add_argument("--device", help="cpu (default), cuda, cuda:1, mps")
     sub.add_argument("--revision", help="of a hub model")
     sub.add_argument("-o", dest="output", type=Path, default=Path(output), metavar="FILE", help=f"({output})")
 

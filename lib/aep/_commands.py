@@ -78,7 +78,7 @@ def sample(options: Any) -> int:
             seconds, measured = _extrapolated(lambda n: draw(texts=together, tokens=n), steps, _STEPPED)
             held = _Held(options.texts * options.tokens, together * length, together, length)
             _announce(seconds, measured, _memory(language, held, 0))
-        texts = draw(texts=options.texts, tokens=options.tokens)
+        texts = draw(texts=options.texts, tokens=options.tokens, store=not options.no_store or None)
     texts.to_parquet(output)
     first = texts.decode(0)
     cut = f" … (the first {_SHOWN} of {len(first)} characters of text 0)" if len(first) > _SHOWN else ""
@@ -197,7 +197,15 @@ def _extrapolated(work: Callable[[int], Any], total: int, stretches: tuple[int, 
 
 
 def _announce(seconds: float, measured: int, parts: dict[str, int]) -> None:
-    """One line before a long run: time as measured on a short stretch, memory from the sizes of what is held."""
+    """One line before a long run: time as measured on a short stretch, memory from the sizes of what is held.
+
+    ParameterError where what is held cannot fit into this machine.
+    """
+    rows, room = parts["columns"], _physical_memory()
+    if rows > room:
+        raise ParameterError(
+            f"the result alone takes {rows / 1e9:,.0f} GB, and this machine has {room / 1e9:,.0f}: ask for fewer tokens"
+        )
     if seconds < _LONG:
         return
     minutes, hours = f"{seconds / 60:.0f} min", f"{seconds / 3600:.1f} h"
@@ -205,6 +213,14 @@ def _announce(seconds: float, measured: int, parts: dict[str, int]) -> None:
     sizes = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in parts.items())
     total = f"{sum(parts.values()) / 1e6:,.0f} MB"
     print(f"estimate: about {span} (extrapolated from {measured} tokens) and {total} of memory ({sizes})", flush=True)
+
+
+def _physical_memory() -> float:
+    """Bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 class _Held(NamedTuple):

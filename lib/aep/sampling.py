@@ -18,7 +18,7 @@ from .information import check_distribution
 from .languages.protocol import Language, as_ids
 from .records import Records, Texts
 from .reduction import row_columns
-from .scoring import description, key_parts
+from .scoring import check_languages, description, key_parts
 from .store import SHARD, Store, open_store
 
 __all__ = ["draw", "sample", "text_stream"]
@@ -69,7 +69,8 @@ def sample(
     ----------
     prompts : strings or id arrays; None is the start token alone (for an exact language: its initial law)
     texts : number per prompt
-    seed : with the indices of prompt and text it determines a text, whatever `batch` is
+    seed : with the indices of prompt and text it determines a text, whatever `batch` is in double precision; in single or
+        half a probability may round differently in another batch, and a text with it
     adaptor : `ancestral()` unless given; never inherited from a model's generation config
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
     store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
@@ -85,6 +86,7 @@ def sample(
     ------
     PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError, RecordError (the store)
     """
+    check_languages(language)
     adaptor = _checked(texts, tokens, seed, batch, adaptor, stop, language)
     prompt_ids = _prompt_ids(language, prompts)
     _check_context(language, prompt_ids, tokens)
@@ -262,6 +264,8 @@ def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ParameterError(f"{name}={value!r}: an integer of at least {least} is needed")
+        if value >= 2**63:
+            raise ParameterError(f"{name}={value}: an integer below 2**63 is needed")
     if stop not in _STOPS:
         raise ParameterError(unknown_name("stop rule", stop, _STOPS))
     if stop == "eos" and language.eos is None:

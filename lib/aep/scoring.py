@@ -74,29 +74,23 @@ def score(
     ------
     VocabularyMismatch, ContextTooLong, PromptError, ParameterError, AdaptorError, DistributionError
     """
+    check_languages(scorer, source)
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
     chunk = chunk_rows(scorer.vocab_size) if chunk is None else chunk
-    _check_options(context, bos, chunk, source, adaptor, adaptors)
+    _check_options(context, bos, chunk, overlap, compiled, source, adaptor, adaptors)
+    _check_pair(texts.language, scorer, "the texts of ")
     _check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
     jobs = _jobs(texts, languages, context, bos, overlap)
     meta, batch = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap), batch_tokens(*languages)
-    if texts.records is not None and key_parts(texts.records.meta) == key_parts(meta):
-        return texts.records  # written while the texts were sampled
-    compute = partial(
-        _score,
-        scorer=scorer,
-        source=source,
-        adaptor=adaptor,
-        adaptors=adaptors,
-        chunk=chunk,
-        compiled=compiled,
-        batch=batch,
-    )
-    opened = open_store(store)
+    opened, written = open_store(store), _written(texts, meta)
+    if written is not None and opened is None:
+        return written
+    options = {"adaptor": adaptor, "adaptors": adaptors, "chunk": chunk, "compiled": compiled, "batch": batch}
+    compute = partial(_score, scorer=scorer, source=source, **options)
     if opened is None:
         return replace(compute(jobs), meta=meta, language=scorer, text_keys=texts.keys())
-    return _through_store(opened, texts, jobs, compute, meta, scorer, batch)
+    return _through_store(opened, texts, jobs, compute, meta, scorer, batch, written)
 
 
 def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any]:
@@ -105,8 +99,15 @@ def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any
     return parts if texts is None else parts | {"ids": texts.ids, "before": [texts.prompts[p] for p in texts.prompt]}
 
 
-def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch) -> Records:
-    """What the store has, and the rest scored in groups of shards that fill a batch; each is written when it is done."""
+def _written(texts: Texts, meta: dict[str, Any]) -> Records | None:
+    """The record that was written while the texts were sampled, if it is the one that `meta` describes."""
+    fits = texts.records is not None and key_parts(texts.records.meta) == key_parts(meta)
+    return texts.records if fits else None
+
+
+def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch, written) -> Records:
+    """What the store has, and the rest scored (or as `written` while sampling) in groups of shards that fill a batch; each
+    is put into the store when it is done."""
     shards = shards_of(texts)
     selected = [texts.select(shard) for shard in shards]
     found = [store.get("tokens", key_parts(meta, part), scorer) for part in selected]
@@ -118,7 +119,8 @@ def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch) -> R
     for group in filter(None, groups):
         wanted = np.concatenate([shards[i] for i in group])
         new = {text: k for k, text in enumerate(wanted.tolist())}
-        scored = compute([job._replace(text=new[job.text]) for job in jobs if job.text in new])
+        parts = [job._replace(text=new[job.text]) for job in jobs if job.text in new]
+        scored = compute(parts) if written is None else written.select(wanted)
         ends = np.cumsum([len(shards[i]) for i in group])
         for i, end in zip(group, ends, strict=True):
             part = scored.select(np.arange(end - len(shards[i]), end))
@@ -147,15 +149,26 @@ def batch_tokens(*languages: Language) -> int:
     return min(max(_HIDDEN // max(width, 1), 1024), 4096)
 
 
-def _check_options(context, bos, chunk, source, adaptor, adaptors) -> None:
+def check_languages(*languages) -> None:
+    """ParameterError for a name in the place of a language."""
+    for language in languages:
+        if language is not None and not hasattr(language, "vocab_size"):
+            raise ParameterError(f"{language!r} is not a language: a model is loaded by aep.load({str(language)!r})")
+
+
+def _check_options(context, bos, chunk, overlap, compiled, source, adaptor, adaptors) -> None:
     if context not in _CONTEXTS:
         raise ParameterError(unknown_name("context", context, _CONTEXTS))
+    if overlap is not None and context != "strided":
+        raise ParameterError(f"overlap={overlap!r} belongs to windows: give context='strided' too")
+    if compiled not in (None, True, False):
+        raise ParameterError(f"compiled={compiled!r}: None, True or False is needed")
     if not isinstance(bos, bool) and bos != "every":
         raise ParameterError(f"bos={bos!r}: True, False or 'every' is needed")
     if isinstance(chunk, bool) or not isinstance(chunk, int | np.integer) or chunk < 1:
         raise ParameterError(f"chunk={chunk!r}: at least 1 row is needed")
-    if isinstance(adaptors, Adaptor):
-        raise AdaptorError(f"adaptors={adaptors}: give a list, adaptors=[{adaptors}]")
+    if not isinstance(adaptors, list | tuple):
+        raise AdaptorError(f"adaptors={adaptors!r}: give a list, such as adaptors=[aep.temperature(.8)]")
     for a in (adaptor, *adaptors):
         if a is not None and not isinstance(a, Adaptor):
             raise AdaptorError(f"adaptor={a!r}: give an adaptor such as aep.temperature(.8)")
@@ -164,9 +177,11 @@ def _check_options(context, bos, chunk, source, adaptor, adaptors) -> None:
 
 
 def _as_texts(texts, scorer) -> Texts:
-    if not hasattr(texts, "__len__"):
+    one = isinstance(texts, str)
+    strings = 0 if one or not hasattr(texts, "__len__") else sum(isinstance(t, str) for t in texts)
+    if not hasattr(texts, "__len__") or isinstance(texts, dict) or strings not in (0, len(texts)):
         raise PromptError(f"texts={texts!r}: give Texts, a string, or a list of strings or of id sequences")
-    if isinstance(texts, str) or (len(texts) and isinstance(texts[0], str)):
+    if one or strings:
         return Texts.from_strings(scorer, texts)
     return Texts.from_ids(scorer, texts)
 
@@ -220,15 +235,15 @@ def _check_rolling(languages) -> None:
             )
 
 
-def _check_pair(source, scorer) -> None:
+def _check_pair(source, scorer, what: str = "") -> None:
     if source is None:
         return
     same = source.vocab_size == scorer.vocab_size
     a, b = (getattr(x, "vocabulary_hash", None) for x in (source, scorer))
     if not same or (a and b and a != b):
         raise VocabularyMismatch(
-            f"{source.name} ({source.vocab_size} tokens) and {scorer.name} ({scorer.vocab_size} tokens) have different "
-            "vocabularies, so h_(A,B) per token is undefined: compare them per byte"
+            f"{what}{source.name} ({source.vocab_size} tokens) and {scorer.name} ({scorer.vocab_size} tokens) have "
+            "different vocabularies, so h_(A,B) per token is undefined: compare them per byte"
         )
 
 
@@ -259,6 +274,9 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
             which, offset = (np.array([getattr(job, name) for job in group])[text] for name in ("text", "offset"))
             parts.append({"text": which, "position": offset + position, "token": token, **values})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+    for a in adaptors:
+        if np.isnan(columns[f"log_q_{a}"]).any():
+            raise AdaptorError(f"adaptor={a}: no distribution is left (log q is NaN); its parameters are out of reach")
     order = np.lexsort((columns["position"], columns["text"]))
     return Records({n: c[order] for n, c in columns.items()})
 

@@ -202,6 +202,8 @@ class Store:
            n
         0  0
         """
+        if not query.strip():
+            raise RecordError("the query is empty: give one such as SELECT count(*) FROM tokens")
         shards = self.shards()
         try:
             return _ask(query, shards)

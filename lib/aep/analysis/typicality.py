@@ -191,8 +191,16 @@ def log_set_size(
     low, high = np.quantile(copies, [(1 - level) / 2, (1 + level) / 2])
     kept = total[inside]
     normalised = kept - special.logsumexp(kept)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where the largest weights are ties, k is not defined: NaN
-        k = float(array_stats.psislw(normalised)[1]) if len(kept) >= 25 else np.nan
-    return SetSize(
-        float(estimate(np.arange(n))), float(low), float(high), float(np.exp(-special.logsumexp(2 * normalised))), k
-    )
+    effective = float(np.exp(-special.logsumexp(2 * normalised)))
+    return SetSize(float(estimate(np.arange(n))), float(low), float(high), effective, _pareto_k(normalised))
+
+
+def _pareto_k(log_weights: Float[np.ndarray, " kept"]) -> float:
+    """Pareto k of the largest weights; NaN for fewer than 25, and where the largest are ties and k is not defined."""
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(array_stats.psislw(log_weights)[1]) if len(log_weights) >= 25 else np.nan
+    except ValueError as error:
+        if "same" not in str(error):  # "All tail values are the same"
+            raise
+        return np.nan

@@ -151,10 +151,14 @@ def peak(kind: str, tokens: int) -> int:
 
 @torch.inference_mode()
 def _kept_logits(lm: NeuralLanguage, ids: np.ndarray) -> torch.Tensor:
-    """The same windows, all logits kept: what memory would be without chunks."""
+    """The logits of all positions from the same windows, in one array: what memory would be without chunks."""
     size = lm.model.config.n_positions
-    windows = [ids[i : i + size] for i in range(0, len(ids) - size // 2, size // 2)]
-    return torch.cat([lm.model(input_ids=torch.as_tensor(w)[None]).logits[0, -(size // 2) :] for w in windows])
+    kept = torch.empty(len(ids), lm.vocab_size)
+    for begin in range(0, len(ids) - size // 2, size // 2):
+        window = torch.as_tensor(ids[begin : begin + size])[None]
+        new = slice(begin + size // 2 if begin else 0, begin + size)  # what the window before it did not have
+        kept[new] = lm.model(input_ids=window).logits[0, -len(kept[new]) :]
+    return kept
 
 
 def _memory(name: str) -> int:
