@@ -234,3 +234,9 @@ def test_an_empty_set_has_no_size():
     few = log_set_size(np.ones(10), np.ones(10, bool), 1, rng=np.random.default_rng(0))
     assert few.log_size == pytest.approx(1.0)
     assert np.isnan(few.pareto_k)
+
+
+def test_k_is_nan_where_all_weights_are_ties():
+    found = log_set_size(np.full(100, 3.0), np.ones(100, bool), 2, rng=np.random.default_rng(0))
+    assert np.isnan(found.pareto_k)
+    assert found[:3] == pytest.approx((1.5, 1.5, 1.5))

@@ -16,14 +16,15 @@ from ..neural.compiled import fused
 from ..neural.language import NeuralLanguage
 from ..records import Texts
 from ..reduction import row_columns
-from ..scoring import score
+from ..scoring import chunk_rows, score
 from . import scoring
 from .registry import row
 
 __all__ = ["LENGTHS", "VOCABULARIES", "WIDTHS"]
 
-RUNS = 3
-ROWS = 512  # hidden states that go through the output matrix and the reduction in the parts below
+RUNS = 5
+CHUNK = chunk_rows(scoring.GPT2["vocab_size"])  # rows of a chunk of the pass
+ROWS = 4 * CHUNK  # hidden states that go through the output matrix and the reduction in the parts below
 LENGTHS = (256, 1024, 4096, 16384)
 VOCABULARIES = (2048, 8192, 32768, 131072)
 WIDTHS = (1, 2, 4, 8)  # texts of 512 tokens in a batch
@@ -58,13 +59,14 @@ def part_body() -> list[float]:
         return _times(lambda: lm.model.base_model(input_ids=ids, use_cache=False), ids.numel())
 
 
-@row("part_matrix", "microseconds per token", f"product with the output matrix in chunks of 256 rows; {scoring.SIZE}")
+@row("part_matrix", "microseconds per token", f"product with the output matrix in the chunks of a pass; {scoring.SIZE}")
 def part_matrix() -> list[float]:
-    """Hidden states to logits, as the scoring pass does it."""
+    """Hidden states to logits, as the scoring pass does it: chunk by chunk into one buffer."""
     hidden, _, _ = _rows()
-    head = scoring.language().model.lm_head
+    room = hidden.new_empty(CHUNK, scoring.GPT2["vocab_size"])
+    weight = scoring.language().model.lm_head.weight.T
     with torch.inference_mode():
-        return _times(lambda: [head(part) for part in hidden.split(256)], ROWS)
+        return _times(lambda: [torch.mm(part, weight, out=room[: len(part)]) for part in hidden.split(CHUNK)], ROWS)
 
 
 @row("part_reduction", "microseconds per token", f"logits to all columns, compiled; {scoring.SIZE}")
@@ -82,7 +84,7 @@ def part_reduction_eager() -> list[float]:
 def _reduction(compiled: bool) -> list[float]:
     _, logits, token = _rows()
     reduce = partial(row_columns, fused=fused(logits.device, logits.numel(), compiled))
-    return _times(lambda: [reduce(logits[i : i + 256], token[i : i + 256]) for i in range(0, ROWS, 256)], ROWS)
+    return _times(lambda: [reduce(*part) for part in zip(logits.split(CHUNK), token.split(CHUNK), strict=True)], ROWS)
 
 
 # ------------------------------------------------------------------------------------------- what the machine can do
