@@ -66,12 +66,11 @@ models: $(READY) ## train the embedded models again (about three hours of proces
 	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
 
-tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about two hours of one core)
-	@echo "held-out losses, samples and copying, calibration with controls of every embedded model, the long text: about two hours of one core"
+tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about 40 minutes of one core)
+	@echo "held-out losses, samples and copying, calibration of every embedded model, the long text: about 40 minutes of one core"
 	$(PY) -m aep.neural.training.losses
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.analysis.calibration
-	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
 	$(PY) -m aep.data_table
 
