@@ -582,7 +582,9 @@ def test_options_of_prune_without_prune_are_refused(home, capsys, options):
 
 def test_records_written_while_sampling_are_put_into_the_store_by_score(chain, tmp_path):
     texts = aep.sample(chain, None, texts=SHARD + 3, tokens=9, seed=1, record=True)
+    sampled = Counted.batches
     found = aep.score(texts, chain, store=tmp_path)
+    assert Counted.batches == sampled, "a second pass, although the record was there"
     assert len(Store(tmp_path).files("tokens")) == 2
     before = Counted.batches
     plain = aep.sample(chain, None, texts=SHARD + 3, tokens=9, seed=1)
