@@ -125,7 +125,7 @@ def resampled_set_size(
     """Per length T in `at`: log|A_ε|/T after one prompt, by `runs` independent populations of `texts` texts each.
 
     At every step each text is weighted by e^{H_t}, the entropy of q there; where the effective number of texts falls below
-    half, they are drawn again in proportion to their weights and the language starts anew after them. A run estimates
+    half, they are drawn again in proportion to their weights. A run estimates
     |A| = E_q[1{x in A}/q(x)] without bias, as the mean weight times e^{Σ(a - H)} over the texts in A.
 
     Returns
@@ -166,10 +166,9 @@ def _populations(language, start, adaptor, shape, at, epsilon, rng) -> list[tupl
     """Per T: log of each run's estimate of |A|, and how many texts are in A."""
     runs, texts = shape
     log_weight, deviation, log_mean = np.zeros(shape), np.zeros(shape), np.zeros(runs)
-    prefixes = np.tile(start, (runs * texts, 1))
     found = []
     with getattr(language, "stepping", nullcontext)(runs * texts):
-        log_p, state = language.start(list(prefixes))
+        log_p, state = language.start([start] * (runs * texts))
         for t in range(1, max(at) + 1):
             log_q = adaptor(log_p)
             here = as_numpy(entropy(log_q)).reshape(shape)
@@ -177,14 +176,12 @@ def _populations(language, start, adaptor, shape, at, epsilon, rng) -> list[tupl
             if _effective(log_weight).mean() < texts / 2:
                 log_mean += special.logsumexp(log_weight, axis=1) - np.log(texts)
                 chosen = np.concatenate([k * texts + _systematic(w, rng) for k, w in enumerate(log_weight)])
-                prefixes, log_weight = prefixes[chosen], np.zeros(shape)
+                log_weight = np.zeros(shape)
                 here, deviation = (x.ravel()[chosen].reshape(shape) for x in (here, deviation))
-                log_p, state = language.start(list(prefixes))
-                log_q = adaptor(log_p)
+                log_q, state = log_q[chosen], language.select(state, chosen)
             token = draw(log_q, rng.random(runs * texts))
             deviation = deviation - as_numpy(gather(log_q, token)).reshape(shape) - here
             ids = np.asarray(as_numpy(token))
-            prefixes = np.concatenate([prefixes, ids[:, None]], axis=1)
             if t in at:
                 inside = np.abs(deviation) <= t * epsilon
                 with np.errstate(divide="ignore"):

@@ -65,6 +65,12 @@ class Mixture(ExactLanguage):
         parts = [c.step(s, ids) for c, s in zip(self.components, states, strict=True)]
         return self._combined(parts, log_joint)
 
+    def select(self, state: Any, indices: np.ndarray) -> Any:
+        """See `Language.select`."""
+        laws, states, log_joint = state
+        kept = [c.select(s, indices) for c, s in zip(self.components, states, strict=True)]
+        return [law[indices] for law in laws], kept, log_joint[:, indices]
+
     def _combined(self, parts: Sequence, log_joint: np.ndarray):
         laws, states = [law for law, _ in parts], [s for _, s in parts]
         # a component that is ruled out may have undefined rows of its own: its weight is zero, so they do not count

@@ -31,6 +31,9 @@ class Language(Protocol):
     def step(self, state: Any, ids: np.ndarray) -> tuple[Any, Any]:
         """`log_p` (batch, vocab) after one more token per prefix, and the next state (the old one may be consumed)."""
 
+    def select(self, state: Any, indices: np.ndarray) -> Any:
+        """The state of the prefixes `indices`, in that order and as often as they are named (the old one is consumed)."""
+
     def rows(
         self, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], *, bos: bool = True, chunk: int = 256
     ) -> Iterator[Any]:
@@ -108,6 +111,10 @@ class ExactLanguage:
 
     eos: int | None = None
     symbols: Sequence[str] | None = None
+
+    def select(self, state, indices):
+        """See `Language.select`: of a language without a state, or whose state is an array (batch, ...)."""
+        return None if state is None else state[indices]
 
     def rows(self, prompts, texts, *, bos=True, chunk=256):
         """See `Language.rows`. An exact language has no start token: `bos` changes nothing."""

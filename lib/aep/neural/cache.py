@@ -40,6 +40,13 @@ class _Buffers:
         self._end += new
         return seen
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices` of the batch, in that order, repeats allowed; only positions in use are copied."""
+        if self.is_initialized:
+            used = self.keys.shape[-2]
+            self._buffers = tuple(x[:, :, self._end - used : self._end][indices] for x in self._buffers)
+            self.keys, self.values, self._end = *self._buffers, used
+
 
 class _Growing(_Buffers, DynamicLayer):
     """A layer that keeps every position."""

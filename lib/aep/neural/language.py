@@ -139,6 +139,12 @@ class NeuralLanguage:
         """`log_p` (batch, vocab) after one more token per text; the state is consumed."""
         return self._advance(torch.as_tensor(ids, device=self.device)[:, None], state.cache, state.length)
 
+    @torch.inference_mode()
+    def select(self, state: _State, indices: np.ndarray) -> _State:
+        """The state of the prefixes `indices`, repeats allowed: the cache is copied, nothing is computed again."""
+        state.cache.batch_select_indices(torch.as_tensor(np.array(indices), device=self.device))
+        return state
+
     def _advance(self, ids: torch.Tensor, cache: DynamicCache, length: int) -> tuple[torch.Tensor, _State]:
         positions = torch.arange(length, length + ids.shape[1], device=self.device)[None].expand(len(ids), -1)
         out = self.model(input_ids=ids, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1)
