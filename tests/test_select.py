@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from tiny_models import CONFIGS, VOCAB, save_model
 
 import aep
 from aep.languages import FiniteLanguage, HiddenMarkov, InfiniteEntropy, MarkovChain, Mixture
+from tiny_models import CONFIGS, VOCAB, save_model
 
 CHAIN = MarkovChain([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.05, 0.15, 0.8]])
 OTHER = MarkovChain([[0.1, 0.1, 0.8], [0.6, 0.2, 0.2], [0.3, 0.3, 0.4]])
