@@ -80,8 +80,8 @@ class Band(NamedTuple):
 def time_uniform_band(paths: Paths, alpha: float) -> Band:
     """{S/t : Σ_k w_k exp(s_k S - Σ_{i<=t} log M_i(s_k)) < 1/α}: contains l_t at all t at once with probability at least 1-α.
 
-    The left side is convex in S and at most 1 at S = Σ H_i (Jensen), so the set is an interval around h_t; its ends are
-    found by bisection. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h
+    The logarithm of the left side is convex in S and at most 0 at S = Σ H_i (Jensen), so the set is an interval around h_t;
+    its ends are found by Newton's method, which from outside a convex function's zero never passes it. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h
     is observed.
     """
     if not 0 < alpha < 1:
@@ -90,28 +90,34 @@ def time_uniform_band(paths: Paths, alpha: float) -> Band:
     limit = np.log(len(EXPONENTS)) - np.log(alpha)
     centre = np.cumsum(paths.entropy, axis=-1)
 
-    def excess(total: np.ndarray) -> np.ndarray:
-        mixture = np.full_like(total, -np.inf)
-        for s, c in zip(EXPONENTS, sums, strict=True):
-            np.logaddexp(mixture, s * total - c, out=mixture)
-        return mixture - limit
-
-    low, high = (_end(excess, centre, side) for side in (-1.0, 1.0))
+    low, high = (_end(sums, limit, centre, side) for side in (-1.0, 1.0))
     steps = np.arange(1, centre.shape[-1] + 1)
     return Band(low / steps, high / steps)
 
 
-def _end(excess, centre: Float[np.ndarray, "..."], side: float) -> np.ndarray:
-    """The zero of a convex `excess` on one side of `centre`, by doubling and 60 bisections."""
+def _end(sums: list[Steps], limit: float, centre: Steps, side: float) -> Steps:
+    """Where log Σ_k exp(s_k S - c_k) crosses `limit` on one side of `centre`: doubling to outside, then Newton's method."""
+
+    def at(total: Steps) -> tuple[Steps, Steps]:
+        exponents = np.stack([s * total - c for s, c in zip(EXPONENTS, sums, strict=True)])
+        top = exponents.max(axis=0)
+        weights = np.exp(exponents - top)
+        mass = weights.sum(axis=0)
+        return np.log(mass) + top - limit, np.tensordot(np.array(EXPONENTS), weights, 1) / mass
+
     width = np.ones_like(centre)
+    value, slope = at(centre + side * width)
     for _ in range(60):
-        short = excess(centre + side * width) < 0
+        short = value < 0
         if not short.any():
             break
         width = np.where(short, 2 * width, width)
-    inner, outer = np.zeros_like(width), width
+        value, slope = at(centre + side * width)
+    end = centre + side * width
     for _ in range(60):
-        middle = (inner + outer) / 2
-        below = excess(centre + side * middle) < 0
-        inner, outer = np.where(below, middle, inner), np.where(below, outer, middle)
-    return centre + side * (inner + outer) / 2
+        step = value / slope
+        end = end - step
+        if np.all(np.abs(step) <= 1e-12 * np.maximum(np.abs(end), 1.0)):
+            break
+        value, slope = at(end)
+    return end

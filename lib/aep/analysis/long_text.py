@@ -77,18 +77,17 @@ class LongText:
         """The precision the text was sampled in."""
         return self.texts.sampler["dtype"]
 
-    def sampled_again(self, tokens: int = 512) -> Int[np.ndarray, " tokens"]:
+    def sampled_again(self, tokens: int = 512, *, store: Any = None) -> Int[np.ndarray, " tokens"]:
         """The first `tokens` ids, sampled anew from the stored seed, prompt and adaptor: they equal ``ids[:tokens]``.
 
+        With a `store` (as `aep.sample` takes it) what was sampled anew there before is found again.
         A token is drawn from its own uniform of the text's stream, so its beginning does not depend on how long the text
         becomes. Raises ParameterError unless `tokens` is an integer from 1 to the length of the text.
         """
         if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or not 1 <= tokens <= len(self.ids):
             raise ParameterError(f"tokens={tokens!r}: an integer from 1 to {len(self.ids)} is needed")
-        drawn = sample(
-            self.language, self.texts.prompts, tokens=int(tokens), seed=self.seed, adaptor=parse(self.sampler)
-        )
-        return drawn.ids[0]
+        how = {"seed": self.seed, "adaptor": parse(self.sampler), "store": store}
+        return sample(self.language, self.texts.prompts, tokens=int(tokens), **how).ids[0]
 
 
 def long_text(language: Any = None, *, root: Path | None = None) -> LongText:

@@ -80,13 +80,13 @@ def exact_languages(leave: float = 0.1) -> dict[str, ExactLanguage]:
     return {x.name: x for x in (chain, Mixture([calm, lively], [0.5, 0.5], name="mixture"), loop)}
 
 
-def regime_of(language: ExactLanguage, *, texts: int, tokens: int, seed: int) -> Regime:
+def regime_of(language: ExactLanguage, *, texts: int, tokens: int, seed: int, store: Any = None) -> Regime:
     """Texts of an exact language under its own law, with the exact limit of h_T in each.
 
     In a mixture the limit is the entropy rate of the component that wrote the text, taken to be the one with the largest
     posterior w_k p_k(x); for components with different rates its probability goes to 1 exponentially fast.
     """
-    drawn = sample(language, texts=texts, tokens=tokens, seed=seed, batch=texts, record=True)
+    drawn = sample(language, texts=texts, tokens=tokens, seed=seed, batch=texts, record=True, store=store)
     paths = Paths.of(score(drawn, language))
     if not isinstance(language, Mixture):
         return Regime(language.name, drawn, paths, np.full(texts, language.entropy_rate()))
@@ -303,7 +303,9 @@ def degenerate_languages(vocabulary: int = 256) -> dict[str, FiniteLanguage]:
     return {name: FiniteLanguage(p, name=name) for name, p in found.items()}
 
 
-def degenerate(languages: Mapping[str, FiniteLanguage], *, texts: int, tokens: int, seed: int) -> pd.DataFrame:
+def degenerate(
+    languages: Mapping[str, FiniteLanguage], *, texts: int, tokens: int, seed: int, store: Any = None
+) -> pd.DataFrame:
     """Per language: exact H, V (closed form) and log of the vocabulary, final l and h, largest |l - h|, tests, normality.
 
     Point mass: l = h = H = V = 0 and no test. Uniform: l = h = log |vocabulary|, V = 0 and no test. `l`, `h` are means
@@ -314,7 +316,7 @@ def degenerate(languages: Mapping[str, FiniteLanguage], *, texts: int, tokens: i
     """
     rows = []
     for i, (name, language) in enumerate(languages.items()):
-        finals = final_states(regime_of(language, texts=texts, tokens=tokens, seed=seed + i))
+        finals = final_states(regime_of(language, texts=texts, tokens=tokens, seed=seed + i, store=store))
         entropy, variance = language.entropy(), language.varentropy()
         deviation = -np.where(language.p > 0, language.log_p, 0) - entropy
         skew = float(language.p @ deviation**3) / variance**1.5 / np.sqrt(tokens) if variance > NOISE else np.nan

@@ -22,6 +22,7 @@ __all__ = [
     "per_text",
     "qq",
     "rejections",
+    "rises",
     "running",
 ]
 
@@ -82,21 +83,21 @@ def lengths(tokens: int, points: int = 9, first: int = 8) -> np.ndarray:
     return np.unique(np.round(np.geomspace(min(first, tokens), tokens, points)).astype(int))
 
 
-def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.DataFrame:
+def convergence(records: Records | Paths, at: np.ndarray, fixed_width: float) -> pd.DataFrame:
     """Per length T: root mean square of l - h over texts with its interval, the predicted sqrt(E Σ V)/T, and three shares.
 
     `in_1_sigma`, `in_2_sigma` count texts inside ±σ_T, ±2σ_T (which narrow with T), `in_fixed` those inside ±`fixed_width`.
     `positions` is the share of positions t <= T of one running text with |l_t - h_t| <= σ_t, averaged over texts.
     Intervals are over texts (95%): t for the mean square and `positions`, exact binomial for the other shares.
     """
-    paths = Paths.of(records)
+    paths = records if isinstance(records, Paths) else Paths.of(records)
     gap = running_mean(paths.surprisal - paths.entropy)
     sigma = running_sigma(paths.varentropy)
     rows = []
     for t in at:
         d, s = gap[:, t - 1], sigma[:, t - 1]
         square = intervals.mean(d**2)
-        row = {"tokens": t, "rms": np.sqrt(square.estimate)}
+        row = {"tokens": t, "texts": len(d), "rms": np.sqrt(square.estimate)}
         row |= {"rms_low": np.sqrt(max(square.low, 0.0)), "rms_high": np.sqrt(square.high)}
         row["predicted"] = np.sqrt(np.mean(s**2))
         inside = {"in_1_sigma": d**2 <= s**2, "in_2_sigma": d**2 <= 4 * s**2, "in_fixed": abs(d) <= fixed_width}
@@ -107,6 +108,17 @@ def convergence(records: Records, at: np.ndarray, fixed_width: float) -> pd.Data
         row |= {"positions": inside.estimate, "positions_low": inside.low, "positions_high": inside.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def rises(paths: Paths, early: int, late: int) -> intervals.Interval:
+    """Share of texts for which more of the positions t <= `late` than of those t <= `early` have |l_t - h_t| <= σ_t.
+
+    With its exact 95% interval. Under the null the share of positions has the same mean at all lengths (up to the error of
+    the normal approximation), so that it rises about as often as it falls.
+    """
+    gap, sigma = running_mean(paths.surprisal - paths.entropy), running_sigma(paths.varentropy)
+    inside = running_mean((np.abs(gap) <= sigma).astype(float))
+    return intervals.share(inside[:, late - 1] > inside[:, early - 1])
 
 
 def qq(z: PerText, name: str) -> pd.DataFrame:
@@ -136,12 +148,14 @@ def _running_z(paths: Paths) -> Steps:
     return np.divide(drift, np.sqrt(information), out=np.zeros_like(drift), where=information > 0)
 
 
-def rejections(records: Records, at: np.ndarray, *, alpha: float, critical: float, first: int = 30) -> pd.DataFrame:
+def rejections(
+    records: Records | Paths, at: np.ndarray, *, alpha: float, critical: float, first: int = 30
+) -> pd.DataFrame:
     """Per length T and method, the share of texts rejected at or before T, with an exact 95% interval.
 
     `e-process` and `z, peeked` (from token `first` on) may stop at any token up to T; `z, at T` looks once, at T.
     """
-    paths = Paths.of(records)
+    paths = records if isinstance(records, Paths) else Paths.of(records)
     peeked = peeked_rejection(paths, critical, first)
     stops = {"e-process": first_rejection(log_e_process(paths), alpha), "z, peeked": peeked}
     z = _running_z(paths)

@@ -5,6 +5,7 @@ With a_t the surprisal and H_t, V_t the conditional entropy and varentropy, D_t 
 the text was sampled from the scorer: l_T - h_T = (1/T) Σ D_t has mean 0 and variance E[Σ V_t]/T² at every T.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,12 @@ class Paths(NamedTuple):
 
         grid = {theta: read(f"log_partition_{theta:g}".replace(".", "_")) for theta in THETAS}
         return cls(read("surprisal"), read("entropy"), read("varentropy"), grid)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Paths]") -> "Paths":
+        """The paths of several samples of one length as one sample, in the order given: texts of several models pooled."""
+        grid = {theta: np.concatenate([p.log_partition[theta] for p in parts]) for theta in parts[0].log_partition}
+        return cls(*(np.concatenate(columns) for columns in zip(*(p[:3] for p in parts), strict=True)), grid)
 
     def first(self, tokens: int) -> "Paths":
         """The same paths cut after `tokens` positions."""

@@ -96,6 +96,8 @@ def savefig(figure, run: Run, name: str) -> None:
         raise ParameterError(
             f"figure name {name!r}: notebook {run.notebook} writes fig{run.notebook}a_words, b, c, ..."
         )
+    figure.draw_without_rendering()  # the layout, once for all that is drawn of it
+    figure.set_layout_engine("none")
     drawn = {"pdf": BytesIO(), "png": BytesIO()}
     figure.savefig(drawn["pdf"], format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     figure.savefig(drawn["png"], format="png", metadata={"Software": None})

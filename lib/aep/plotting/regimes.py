@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..analysis.panels import Panel
 from ..errors import ParameterError
@@ -172,9 +171,6 @@ def plot_panel(axes: np.ndarray, tables: Panel, colour: str, *, tight: bool = Fa
     quantiles.lines[0].set(color=colour, mfc=colour)
     plot_rms(rate, {"model": tables.rate}, {"model": colour})
     rate.lines[-1].set(color="black", lw=0.8, zorder=0)
-    rate.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    rate.yaxis.set_major_formatter("{x:g}")
-    rate.yaxis.set_minor_formatter(NullFormatter())
     rate.set_ylabel("rms of $l_T-h_T$ (nats per token)")
     for ax in (quantiles, rate):
         ax.get_legend().remove()

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from . import PALETTE
 
 __all__ = [
+    "plot_controls",
     "plot_drift",
     "plot_final",
     "plot_qq",
@@ -44,15 +46,20 @@ def plot_running(ax: Axes, table: pd.DataFrame, colour: str) -> None:
 
 
 def plot_rms(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> None:
-    """Root mean square of l - h over texts with 95% intervals, and the predicted line. Tables: `self_aep.convergence`."""
-    for name, table in tables.items():
+    """Root mean square of l - h over texts with 95% intervals (points) and the predicted line, one colour per model.
+
+    Tables: `self_aep.convergence`. Points of several models at one length stand side by side.
+    """
+    for i, (name, table) in enumerate(tables.items()):
         error = [table.rms - table.rms_low, table.rms_high - table.rms]
-        ax.errorbar(
-            table.tokens, table.rms, error, fmt="o", ms=2.5, lw=0.8, color=colours[name], label=f"{name}, measured"
-        )
-        ax.plot(table.tokens, table.predicted, color=colours[name], lw=0.9, label=f"{name}, predicted")
+        x = table.tokens * 1.03 ** (i - (len(tables) - 1) / 2)
+        ax.errorbar(x, table.rms, error, fmt="o", ms=2.5, lw=0.8, color=colours[name], label=name)
+        ax.plot(table.tokens, table.predicted, color=colours[name], lw=0.9)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("length $T$ (tokens)")
     ax.set_ylabel(r"root mean square of $l_T - h_T$ (nats per token)")
     ax.legend(loc="lower left")
@@ -79,13 +86,16 @@ def plot_shares(ax: Axes, table: pd.DataFrame, fixed_width: float) -> None:
 
 
 def plot_final(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
-    """Histogram of the final l - h of each model. Table: `self_aep.per_text`, models concatenated."""
-    edges = np.histogram_bin_edges(table.difference, bins=24)
+    """Histogram of the final l - h of each model, and of all pooled. Table: `self_aep.per_text`, models concatenated."""
+    reach = table.difference.abs().max()
+    edges = np.linspace(-reach, reach, 22)
+    if table.model.nunique() > 1:
+        ax.hist(table.difference, edges, density=True, color="0.85", label="all models")
     for name, part in table.groupby("model", sort=False):
-        ax.hist(part.difference, edges, histtype="step", color=colours[name], label=name)
-    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+        ax.hist(part.difference, edges, density=True, histtype="step", lw=0.9, color=colours[name], label=name)
+    ax.axvline(0, color="0.5", lw=0.6, zorder=3)
     ax.set_xlabel("$l_T - h_T$ (nats per token)")
-    ax.set_ylabel("texts")
+    ax.set_ylabel("density (1/nats)")
     ax.legend(loc="upper left")
 
 
@@ -108,9 +118,10 @@ def plot_scatter(ax: Axes, table: pd.DataFrame, prompts: Iterable[str]) -> None:
     ax.legend(loc="upper left", handletextpad=0.2)
 
 
-def plot_qq(ax: Axes, table: pd.DataFrame) -> None:
+def plot_qq(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str] | None = None) -> None:
     """Quantiles of z against those of N(0,1), with the pointwise 95% band of order statistics, one marker per `set`."""
-    for (name, part), colour, marker in zip(table.groupby("set", sort=False), PALETTE, "os^Dv", strict=False):
+    for (name, part), free, marker in zip(table.groupby("set", sort=False), PALETTE, "os^Dv<>p", strict=False):
+        colour = (colours or {}).get(name, free)
         ax.plot(
             part.normal,
             part.z,
@@ -135,6 +146,31 @@ def plot_qq(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_xlabel("quantile of N(0,1)")
     ax.set_ylabel("quantile of $z_T$")
     ax.legend(loc="upper left")
+
+
+def plot_controls(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Mean of z per kind of text and model (95% over texts; mostly smaller than the mark), and its prediction (bar).
+
+    Table: `controls.verdicts`. Filled: calibration rejected; open: not. On a scale that is linear between -1 and 1.
+    """
+    kinds, models = list(dict.fromkeys(table.kind)), list(dict.fromkeys(table.model))
+    for j, model in enumerate(models):
+        part = table[table.model == model]
+        y = np.array([kinds.index(kind) for kind in part.kind]) + 0.7 * (j - (len(models) - 1) / 2) / len(models)
+        error = [part.mean_z - part.mean_z_low, part.mean_z_high - part.mean_z]
+        ax.errorbar(part.mean_z, y, xerr=error, fmt="none", lw=0.8, color=colours[model])
+        for seen, face in ((part.rejected, colours[model]), (~part.rejected, "white")):
+            label = model if face != "white" else None
+            ax.plot(part.mean_z[seen], y[seen], "o", ms=2.8, mew=0.7, color=colours[model], mfc=face, label=label)
+        last = "predicted" if j == len(models) - 1 else None
+        ax.plot(part.predicted_z, y, "|", ms=6, mew=0.8, color="black", zorder=3, label=last)
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ax.xaxis.set_major_locator(FixedLocator([-10, -5, -2, -1, 0, 1, 2, 5, 10, 20]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_yticks(range(len(kinds)), kinds)
+    ax.set_ylim(len(kinds) - 0.5, -0.5)
+    ax.set_xlabel("mean of $z_T$ (1)")
 
 
 def plot_rejections(ax: Axes, table: pd.DataFrame, alpha: float | None = None) -> None:
