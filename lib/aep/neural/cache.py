@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 __all__ = ["reach", "new_cache"]
 
-_ROOM = 64  # positions allocated at least
+_ROOM = 16  # positions allocated at least
 
 
 class _Buffers:
@@ -21,12 +21,11 @@ class _Buffers:
         self._end = 0
         self._buffers = tuple(x.new_empty((*x.shape[:2], 0, x.shape[-1])) for x in (key_states, value_states))
 
-    def _append(self, states: tuple[torch.Tensor, torch.Tensor], keep: int, most: int = 0) -> list[torch.Tensor]:
-        """Write `states` after the last `keep` positions (never more than `most`, if given) and return all of them
-        together, as views."""
+    def _append(self, states: tuple[torch.Tensor, torch.Tensor], keep: int) -> list[torch.Tensor]:
+        """Write `states` after the last `keep` positions and return all of them together, as views."""
         new = states[0].shape[-2]
         if self._end + new > self._buffers[0].shape[-2]:
-            size = max(_ROOM, 2 * (max(keep, most) + new))
+            size = max(_ROOM, 2 * (keep + new))
             grown = []
             for buffer, x in zip(self._buffers, states, strict=True):
                 room = buffer if buffer.shape[-2] >= size else x.new_empty((*x.shape[:2], size, x.shape[-1]))
@@ -65,7 +64,7 @@ class _Sliding(_Buffers, DynamicSlidingWindowLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keep = min(self.cumulative_length, self.sliding_window - 1)
-        keys, values = self._append((key_states, value_states), keep=keep, most=self.sliding_window - 1)
+        keys, values = self._append((key_states, value_states), keep=keep)
         self.cumulative_length += key_states.shape[-2]
         self.keys, self.values = (x[:, :, -self.sliding_window + 1 :] for x in (keys, values))
         return keys, values

@@ -98,10 +98,14 @@ def savefig(figure, run: Run, name: str) -> None:
         )
     figure.draw_without_rendering()  # the layout, once for all that is drawn of it
     figure.set_layout_engine("none")
-    drawn = {"pdf": BytesIO(), "png": BytesIO()}
-    figure.savefig(drawn["pdf"], format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure.savefig(drawn["png"], format="png", metadata={"Software": None})
     pdf, png = run.figures / f"{name}.pdf", run.figures / f"{name}.png"
-    if not (png.is_file() and pdf.is_file() and pdfs_agree(pdf.read_bytes(), drawn["pdf"].getvalue())):
-        write_atomically(pdf, drawn["pdf"].getvalue())
-        write_atomically(png, drawn["png"].getvalue())
+    page = _drawn(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+    if not (png.is_file() and pdf.is_file() and pdfs_agree(pdf.read_bytes(), page)):
+        write_atomically(pdf, page)
+        write_atomically(png, _drawn(figure, "png", {"Software": None}))
+
+
+def _drawn(figure, kind: str, metadata: dict[str, None]) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
