@@ -114,7 +114,8 @@ def rises(paths: Paths, early: int, late: int) -> intervals.Interval:
     """Share of texts for which more of the positions t <= `late` than of those t <= `early` have |l_t - h_t| <= σ_t.
 
     With its exact 95% interval. Under the null the share of positions has the same mean at all lengths (up to the error of
-    the normal approximation), so that it rises about as often as it falls.
+    the normal approximation). It rises in a little more than half of the texts and falls further in the others: from T to
+    4T with probability 0.56 for Brownian motion [simulated].
     """
     gap, sigma = running_mean(paths.surprisal - paths.entropy), running_sigma(paths.varentropy)
     inside = running_mean((np.abs(gap) <= sigma).astype(float))
