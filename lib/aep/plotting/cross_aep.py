@@ -94,7 +94,7 @@ def plot_matrix(ax: Axes, table: pd.DataFrame, quantity: str) -> None:
         if value == width == 0:  # by definition
             ax.text(j, i, "0", fontsize=7, **style)
             continue
-        ax.text(j, i - 0.12, f"{value:.3f}", fontsize=7, **style)
+        ax.text(j, i - 0.12, f"{value:.3f}".replace("-", "−"), fontsize=7, **style)
         ax.text(j, i + 0.2, f"±{width:.3f}", fontsize=6, **style)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
@@ -209,14 +209,15 @@ def plot_rate(
         ax.plot(table.tokens, table.predicted, color=colours[name], lw=0.9)
     ax.plot([], [], color="0.3", lw=0.9, label=r"predicted $\sqrt{\mathrm{E}\,\Sigma v}/T$")
     if foreign:
-        ax.plot([], [], "o", color="0.3", mfc="white", ms=2.8, label="$l_B - h_B$")
+        for face, label in (("0.3", "$l_B - h_{(A,B)}$"), ("white", "$l_B - h_B$")):
+            ax.plot([], [], "o", color="0.3", mfc=face, ms=2.8, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("length $T$ (tokens)")
-    ax.set_ylabel("rms of $l_B - h_{(A,B)}$ (nats per token)")
+    ax.set_ylabel("root mean square (nats per token)" if foreign else "rms of $l_B - h_{(A,B)}$ (nats per token)")
     ax.set_ylim(bottom=0.5 * min(table.predicted.min() for table in tables.values()))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), labelspacing=0.3, borderpad=0.1)
 
