@@ -252,6 +252,7 @@ def test_the_author_is_excluded_at_most_at_the_level_whenever_one_looks(chains, 
             print(f"\nw = {w}, false rejections: {table.false_rejection.round(4).to_dict()}")
         assert (table.false_rejection_p > 0.001 / 4).all()
         assert (table.false_rejection > 0.005).all()  # it is not silent either
+        assert (table.kept_low > 0.9).all() and (table.decided_low > 0.4).all()
     for k, name in enumerate(CHAINS):
         own = found.select(np.flatnonzero(np.array(authors) == name))
         log_p = np.cumsum(own.log_q[:, :, 0], axis=-1)
@@ -385,6 +386,14 @@ def test_what_a_truncation_forbids_is_excluded_at_that_token_and_what_all_forbid
     assert wrong.rate.isna().all() and wrong.predicted.isna().all()
     path = running(found, 2)
     assert np.isposinf(path.log_e[path.position == 6]).all() and path.log_ratio[path.position == 6].isna().all()
+
+
+def test_a_foreign_text_that_everybody_forbids_at_one_token_stops_with_the_right_answer():
+    candidates = {"u": FiniteLanguage([0.5, 0.5, 0.0]), "v": FiniteLanguage([0.6, 0.4, 0.0])}
+    found = score_candidates(aep.Texts.from_ids(candidates["u"], [[0, 1, 2, 0]]), candidates)
+    row = tables.stopping_times(found, ["someone else"]).set_index("author").loc["someone else"]
+    assert (row["median"], row.decided, row.named_none, row.error) == (3, 1, 1, 0) and np.isnan(row.kept)
+    assert tables.stopping_times(found, ["u"]).error[0] == tables.stopping_times(found, ["u"]).false_rejection[0] == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

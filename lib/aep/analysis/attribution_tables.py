@@ -126,6 +126,7 @@ def growth(
     of the log of the author's own term in E of the rival reaches log 1/α; inf for a rate that is not positive.
     `predicted_median`: the median of the first passage of b by a Brownian motion of that drift and of the variance per
     token of the texts' log-ratios, the inverse Gaussian law (Wald 1947; Tweedie 1957); it lies below `predicted`, its mean.
+    Both are rough where a handful of tokens decide, since `rate` is that of the whole text.
     `median`: T at which the rival was excluded, over texts, with a distribution-free 95% interval. `excluded`: share of
     texts that excluded it at all.
     """
