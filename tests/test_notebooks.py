@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from aep import outputs, runner
+from tiny_models import save_model
 
 ROOT = outputs.repository()
 FILES = outputs.notebook_files()
@@ -145,3 +146,15 @@ def test_a_parameter_file_runs_when_its_models_and_sizes_are_replaced_by_small_o
 
 def parsed(cell) -> ast.Module:
     return ast.parse(cell.source)
+
+
+@pytest.mark.slow
+def test_the_self_aep_holds_for_networks_of_other_architectures_and_vocabularies(tmp_path):
+    folders = [save_model(tmp_path / "gpt2", "gpt2", n_positions=512)]
+    folders.append(save_model(tmp_path / "gpt_neox", "gpt_neox", seed=1, max_position_embeddings=512))
+    assert runner.run(["02"], {"models": ",".join(map(str, folders)), "seed": 3}) == 0
+
+
+@pytest.mark.slow
+def test_the_self_aep_holds_for_a_pretrained_model_from_outside(stories260k):
+    assert runner.run(["02"], {"models": str(stories260k), "seed": 3}) == 0

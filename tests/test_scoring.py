@@ -1,6 +1,7 @@
 """Every column of the scoring pass equals a literal float64 computation from full distributions, network or not."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -395,3 +396,24 @@ def test_an_adaptor_that_leaves_no_distribution_is_named():
     chain = MarkovChain(np.array([[0.7, 0.3], [0.4, 0.6]]))
     with pytest.raises(AdaptorError, match="log q is NaN"):
         aep.score([[0, 1, 1]], chain, adaptors=[aep.temperature(1e-320)])
+
+
+def test_a_language_scored_against_itself_passes_once_and_gives_what_two_passes_give(tiny, monkeypatch):  # noqa: F811
+    language, twin = tiny("mistral"), aep.load(tiny("mistral").model.name_or_path)
+    texts = aep.sample(language, "abc", texts=3, tokens=12, seed=1, adaptor=aep.temperature(0.7))
+    twice = aep.score(texts, language, source=twin, adaptor=aep.temperature(0.7))
+    passes = []
+    rows = type(language).rows
+    monkeypatch.setattr(type(language), "rows", lambda self, *args, **kw: passes.append(1) or rows(self, *args, **kw))
+    once = aep.score(texts, language, source=language, adaptor=aep.temperature(0.7))
+    assert len(passes) == 1
+    for name in twice.columns:
+        np.testing.assert_array_equal(once[name], twice[name])
+
+
+def test_a_record_written_while_sampling_is_not_taken_for_texts_whose_prompt_was_replaced(tiny):  # noqa: F811
+    texts = aep.sample(tiny("mistral"), "abc", texts=2, tokens=8, seed=1, record=True)
+    other = replace(texts, prompts=[texts.prompts[0][:1]])
+    expected = aep.score(replace(other, records=None), tiny("mistral"))
+    np.testing.assert_array_equal(aep.score(other, tiny("mistral"))["surprisal"], expected["surprisal"])
+    assert aep.score(texts, tiny("mistral")) is texts.records

@@ -101,8 +101,10 @@ def key_parts(meta: dict[str, Any], texts: Texts | None = None) -> dict[str, Any
 
 def _written(texts: Texts, meta: dict[str, Any]) -> Records | None:
     """The record that was written while the texts were sampled, if it is the one that `meta` describes."""
-    fits = texts.records is not None and key_parts(texts.records.meta) == key_parts(meta)
-    return texts.records if fits else None
+    records = texts.records
+    if records is None or key_parts(records.meta) != key_parts(meta):
+        return None
+    return records if np.array_equal(records.text_keys, texts.keys()) else None  # ids or prompts were replaced
 
 
 def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch, written) -> Records:
@@ -282,13 +284,17 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
 
 
 def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str, np.ndarray]]:
-    """The columns of one batch in the order of `row_order`, chunk by chunk; source and scorer go side by side."""
+    """The columns of one batch in the order of `row_order`, chunk by chunk; source and scorer go side by side, and a
+    language that is both goes once."""
     asked = ([job.context for job in batch], [job.ids for job in batch])
     rows = scorer.rows(*asked, bos=batch[0].bos, chunk=chunk)
-    other = repeat(None) if source is None else source.rows(*asked, bos=batch[0].bos, chunk=chunk)
+    alone = source is None or source is scorer
+    other = repeat(None) if alone else source.rows(*asked, bos=batch[0].bos, chunk=chunk)
     reduced, done = [], 0
     for logits, source_logits in zip(rows, other, strict=False):
         n = logits.shape[0]
+        if source is scorer:
+            source_logits = logits.clone() if hasattr(logits, "clone") else logits.copy()
         columns = reduce(logits, like(token[done : done + n], logits), source_logits)
         reduced.append({name: as_numpy(c) for name, c in columns.items()})
         done += n

@@ -84,7 +84,7 @@ def probe(
     without the prompt they were drawn after, hence under another context than the sampler's (an empty prompt has none to
     forget and is left out; without a start token the first token of each text is then only context).
     """
-    drawn = {"seed": seed, "texts": texts, "tokens": tokens, "adaptor": adaptor, "store": store}
+    drawn = {"seed": seed, "texts": texts, "tokens": tokens, "adaptor": adaptor, "store": store, "record": not forget}
     kinds = [kind for kind, ids in prompts.items() if len(ids)]
     parts = []
     if kinds:
@@ -106,7 +106,7 @@ def probe(
 def _per_text(language: Any, texts: Texts, kinds: list[str], forget: bool, store: Any) -> pd.DataFrame:
     lengths = np.array([len(p) for p in texts.prompts])[texts.prompt]
     if forget:
-        kept = replace(texts, prompts=[np.empty(0, np.int64)], prompt=np.zeros(len(texts), np.int64))
+        kept = replace(texts, prompts=[np.empty(0, np.int64)], prompt=np.zeros(len(texts), np.int64), records=None)
     paths = Paths.of(score(kept if forget else texts, language, store=store))
     test = z_test(*paths[:3])
     l, h = paths.surprisal.mean(axis=1), paths.entropy.mean(axis=1)

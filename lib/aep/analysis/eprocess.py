@@ -8,7 +8,6 @@ built from H_t, V_t and Λ_t(7/8) gives a supermartingale. The e-process is thei
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from ..errors import ParameterError
 from ..information import THETAS
@@ -81,8 +80,8 @@ def time_uniform_band(paths: Paths, alpha: float) -> Band:
     """{S/t : Σ_k w_k exp(s_k S - Σ_{i<=t} log M_i(s_k)) < 1/α}: contains l_t at all t at once with probability at least 1-α.
 
     The logarithm of the left side is convex in S and at most 0 at S = Σ H_i (Jensen), so the set is an interval around h_t;
-    its ends are found by Newton's method, which from outside a convex function's zero never passes it. A text leaves the band exactly when its e-process rejects. Not a confidence sequence: l - h
-    is observed.
+    its ends are found by Newton's method, which from outside a convex function's zero never passes it. A text leaves the
+    band exactly when its e-process rejects. Not a confidence sequence: l - h is observed.
     """
     if not 0 < alpha < 1:
         raise ParameterError(f"alpha={alpha!r}: a level in (0, 1) is needed")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from arviz_stats.base import array_stats
 from jaxtyping import Bool, Float
 from scipy import special, stats
 
@@ -204,6 +203,8 @@ def log_set_size(
 
 def _pareto_k(log_weights: Float[np.ndarray, " kept"]) -> float:
     """Pareto k of the largest weights; NaN for fewer than 25, and where the largest are ties and k is not defined."""
+    from arviz_stats.base import array_stats  # a second of import that few need
+
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(array_stats.psislw(log_weights)[1]) if len(log_weights) >= 25 else np.nan

@@ -18,7 +18,6 @@ __all__ = ["LARGE", "compiler_works", "fused"]
 LARGE = 2**32
 """Entries (tokens x vocabulary) from which compiling pays: a cold compile costs tens of seconds."""
 
-_FAILURES = (RuntimeError, OSError, torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError)
 _PROBE = "import torch; print(torch.compile(lambda x: x.exp().sum(-1))(torch.zeros(4, 4)).sum().item())"
 _log = logging.getLogger("aep")
 
@@ -57,6 +56,11 @@ def fused(device: torch.device, entries: int, wanted: bool | None = None) -> Cal
     return _compiled if device.type in ("cpu", "cuda") else None
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What a compile can end with; asked for where one ends, since importing the compiler takes a second."""
+    return RuntimeError, OSError, torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError
+
+
 @cache
 def _compiled(function: Callable, xp: Any) -> Callable:
     """`function` of tensors compiled for any number of rows; eager from the first failure on."""
@@ -68,7 +72,7 @@ def _compiled(function: Callable, xp: Any) -> Callable:
         if not failed:
             try:
                 return fast(*tensors)
-            except _FAILURES as error:
+            except _failures() as error:
                 failed.append(error)
                 _log.warning(
                     "aep: compiling %s failed (%s): eager from now on", function.func.__name__, type(error).__name__

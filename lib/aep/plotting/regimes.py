@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from ..analysis.panels import Panel
 from ..errors import ParameterError
@@ -77,6 +78,7 @@ def plot_gaps(ax: Axes, table: pd.DataFrame, envelope: pd.DataFrame, colour: str
         note = f"no test: {untested} of {table.text.nunique()}"
         ax.annotate(note, (0.97, 0.04), xycoords="axes fraction", ha="right", fontsize=7)
     ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(x.min(), x.max())
     ax.set_ylim(-2.8 * s.max(), 2.8 * s.max())
     ax.set_xlabel("position $t$ (tokens)")
