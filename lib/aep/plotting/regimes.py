@@ -181,6 +181,7 @@ def plot_panel(axes: np.ndarray, tables: Panel, colour: str, *, tight: bool = Fa
         final.set(xlabel="$l_T-h_T$ (nats)", ylabel="density (1/nats)")
         quantiles.set(xlabel="quantile of N(0,1)", ylabel="quantile of $z_T$")
         rate.set(xlabel="$T$ (tokens)", ylabel="rms $l_T-h_T$ (nats)")
+        running.xaxis.set_minor_formatter(NullFormatter())
         for ax in axes.flat:
             ax.tick_params(labelsize=6)
             ax.xaxis.label.set_size(7)
