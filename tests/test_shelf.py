@@ -1,7 +1,11 @@
 """Models by name: loaded once, in order, and never more of them in memory than allowed."""
 
+import gc
+import weakref
+
 import pytest
 
+import aep
 from aep.errors import ParameterError
 from aep.neural import shelf
 from aep.neural.language import NeuralLanguage
@@ -35,6 +39,16 @@ def test_no_more_than_so_many_are_in_memory_at_once(loads):
     for name in models:
         assert models[name].name == name and len(models._loaded) == 1
     assert models["c"] and models["a"] and [name for name, _ in loads] == ["a", "b", "c", "a"]
+
+
+def test_texts_and_records_without_their_language_let_a_network_go():
+    models = Shelf(["docs-100k", "docs-400k"], held=1)
+    first = weakref.ref(models["docs-100k"])
+    kept = aep.sample(models["docs-100k"], "The", texts=2, tokens=4, seed=1, record=True)
+    assert models["docs-400k"] and first() is not None  # the texts hold it
+    kept = kept.with_language(None)
+    gc.collect()
+    assert first() is None and kept.language is None and len(kept.records) == 8
 
 
 @pytest.mark.parametrize(

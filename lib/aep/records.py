@@ -100,8 +100,8 @@ class Texts:
         return self.language.decode(self.ids[text])
 
     def with_language(self, language: Any) -> "Texts":
-        """The same texts with a language that can decode them."""
-        return replace(self, language=language)
+        """The same texts, and their records, with a language that can decode them, or with None, to let a network go."""
+        return replace(self, language=language, records=self.records and replace(self.records, language=language))
 
     def keys(self) -> np.ndarray:
         """One 63-bit hash per text: of prompt and ids, and for a sampled text of sampler, seed and random stream.

@@ -178,7 +178,7 @@ def _plans(pilot: Paths, epsilons: list[float], level: float, bound: float | Non
         return np.maximum(np.array(found, dtype=np.float64).reshape(len(epsilons), len(ARGUMENTS)), 1.0)
 
     whole = lengths(pilot)
-    group = np.arange(len(pilot.surprisal)) % _GROUPS  # every group has texts of every prompt
+    group = np.arange(len(pilot.surprisal)) % _GROUPS  # takes the texts of a prompt, which stand together, in turn
     copies = np.log([lengths(_texts(pilot, group != g)) for g in range(_GROUPS)])
     half = np.full_like(whole, np.nan)
     known = np.isfinite(copies).all(axis=0) & np.isfinite(whole)

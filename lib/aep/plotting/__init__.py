@@ -11,12 +11,14 @@ from io import BytesIO
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .._agree import pdfs_agree
 from ..errors import ParameterError
 from ..outputs import Run, write_atomically
 
-__all__ = ["COLUMN", "TEXT", "colours", "figure", "label_panels", "savefig", "use_style"]
+__all__ = ["COLUMN", "TEXT", "colours", "figure", "label_panels", "log_axes", "savefig", "use_style"]
 
 COLUMN, TEXT = 3.25, 6.75
 """Widths of a column and of the text of a manuscript, in inches."""
@@ -97,6 +99,15 @@ def label_panels(axes: Iterable) -> None:
             fontweight="bold",
             fontsize=9,
         )
+
+
+def log_axes(ax: Axes) -> None:
+    """Both axes logarithmic; the vertical one, which often spans less than a decade, marked at 1, 2, 5 in plain numbers."""
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def savefig(figure, run: Run, name: str) -> None:

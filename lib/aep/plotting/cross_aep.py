@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..errors import ParameterError
-from . import PALETTE
+from . import PALETTE, log_axes
+from .self_aep import running_bands
 
 __all__ = [
     "pair_legend",
@@ -105,11 +105,6 @@ def plot_matrix(ax: Axes, table: pd.DataFrame, quantity: str) -> None:
     ax.figure.colorbar(image, ax=ax, label=_QUANTITIES.get(quantity, quantity), shrink=0.85, pad=0.03)
 
 
-def _band(ax: Axes, x: pd.Series, centre: pd.Series, sigma: pd.Series, colour: str, label: str) -> None:
-    ax.fill_between(x, centre - 2 * sigma, centre + 2 * sigma, color=colour, alpha=0.15, lw=0, label=label)
-    ax.fill_between(x, centre - sigma, centre + sigma, color=colour, alpha=0.2, lw=0)
-
-
 def _running_axes(ax: Axes, table: pd.DataFrame, lows: list[pd.Series], highs: list[pd.Series], first: int) -> None:
     late = table.position >= first
     low, high = min(x[late].min() for x in lows), max(x[late].max() for x in highs)
@@ -123,9 +118,8 @@ def _running_axes(ax: Axes, table: pd.DataFrame, lows: list[pd.Series], highs: l
 def plot_running_pair(ax: Axes, table: pd.DataFrame, colour: str, first: int = 5) -> None:
     """Running l_B, h_(A,B) with ±1σ and ±2σ of the pair and its time-uniform band, and h_A. Table: `cross_aep.running`."""
     x, centre, sigma = table.position, table.h_AB, table.sigma_pair
-    _band(ax, x, centre, sigma, colour, r"$h_{(A,B)} \pm 2\sigma$, $\pm 1\sigma$")
-    for side, label in (("pair_low", "time-uniform band"), ("pair_high", None)):
-        ax.plot(x, table[side], color="0.35", lw=0.6, ls=(0, (1, 1.5)), label=label)
+    band = (table.pair_low, table.pair_high)
+    running_bands(ax, x, centre, sigma, band, colour, r"$h_{(A,B)} \pm 2\sigma$, $\pm 1\sigma$")
     ax.plot(x, centre, color=colour, ls="--", label="cross-entropy $h_{(A,B)}$")
     ax.plot(x, table.l_B, color="black", lw=0.8, label="log-perplexity $l_B$")
     ax.plot(x, table.h_A, color="0.5", lw=0.8, ls="-.", label="entropy $h_A$")
@@ -135,9 +129,7 @@ def plot_running_pair(ax: Axes, table: pd.DataFrame, colour: str, first: int = 5
 def plot_foreign_band(ax: Axes, table: pd.DataFrame, colour: str, first: int = 5) -> None:
     """Running l_B of a foreign text against h_B with B's own ±1σ, ±2σ and time-uniform band. Table: `cross_aep.running`."""
     x, centre, sigma = table.position, table.h_B, table.sigma_B
-    _band(ax, x, centre, sigma, colour, r"$h_B \pm 2\sigma_B$, $\pm 1\sigma_B$")
-    for side, label in (("B_low", "time-uniform band"), ("B_high", None)):
-        ax.plot(x, table[side], color="0.35", lw=0.6, ls=(0, (1, 1.5)), label=label)
+    running_bands(ax, x, centre, sigma, (table.B_low, table.B_high), colour, r"$h_B \pm 2\sigma_B$, $\pm 1\sigma_B$")
     ax.plot(x, centre, color=colour, ls="--", label="entropy of the scorer $h_B$")
     ax.plot(x, table.l_B, color="black", lw=0.8, label="log-perplexity $l_B$")
     _running_axes(ax, table, [table.l_B, centre - 2.5 * sigma], [table.l_B, centre + 2.5 * sigma], first)
@@ -211,11 +203,7 @@ def plot_rate(
     if foreign:
         for face, label in (("0.3", "$l_B - h_{(A,B)}$"), ("white", "$l_B - h_B$")):
             ax.plot([], [], "o", color="0.3", mfc=face, ms=2.8, label=label)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    log_axes(ax)
     ax.set_xlabel("length $T$ (tokens)")
     ax.set_ylabel("root mean square (nats per token)" if foreign else "rms of $l_B - h_{(A,B)}$ (nats per token)")
     ax.set_ylim(bottom=0.5 * min(table.predicted.min() for table in tables.values()))

@@ -46,12 +46,15 @@ def plot_entropy_paths(ax: Axes, table: pd.DataFrame, colours: Iterable[str] = P
         for _, text in part.groupby("text"):
             ax.plot(text.tokens, text.h, color=colour, lw=0.5, alpha=0.6)
         if np.isfinite(limit):
-            ax.axhline(limit, color="black", lw=0.7, ls=(0, (4, 2)), zorder=3)
+            label = None if ax.get_legend_handles_labels()[1] else "entropy rates"
+            ax.axhline(limit, color="black", lw=0.7, ls=(0, (4, 2)), zorder=3, label=label)
     ax.set_xscale("log")
     ax.set_xlim(table.tokens.min(), table.tokens.max())
     ax.set_ylim(bottom=0)
     ax.set_xlabel("position $t$ (tokens)")
     ax.set_ylabel("entropy $h_t$ (nats per token)")
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(loc="lower left")
 
 
 def plot_gaps(ax: Axes, table: pd.DataFrame, envelope: pd.DataFrame, colour: str = PALETTE[0]) -> None:
@@ -106,8 +109,8 @@ def plot_information(ax: Axes, table: pd.DataFrame) -> None:
     for _, text in table.groupby(["regime", "text"], sort=False):
         tested = text.verdict.iloc[0] == "test"
         label, colour = ("test", PALETTE[0]) if tested else ("no test", PALETTE[1])
-        style = {"color": colour, "ls": "-" if tested else (0, (4, 1)), "label": None if label in seen else label}
-        ax.plot(text.tokens, text.sum_varentropy, lw=0.7, alpha=0.8, **style)
+        style = {"color": colour, "ls": "-" if tested else (0, (5, 2)), "label": None if label in seen else label}
+        ax.plot(text.tokens, text.sum_varentropy, lw=0.7 if tested else 0.5, alpha=0.8, **style)
         seen.add(label)
     ax.set_xlim(0, table.tokens.max())
     ax.set_ylim(bottom=0)

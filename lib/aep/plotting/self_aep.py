@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator
 
-from . import PALETTE
+from . import PALETTE, log_axes
 
 __all__ = [
     "plot_controls",
@@ -19,20 +19,24 @@ __all__ = [
     "plot_running",
     "plot_scatter",
     "plot_shares",
+    "running_bands",
 ]
 
 _METHODS = {"e-process": ("#009E73", "-", "o"), "z, peeked": ("#CC79A7", "-", "s"), "z, at T": ("#8C6D31", ":", "^")}
 
 
+def running_bands(ax: Axes, x, centre, sigma, band: tuple, colour: str, label: str) -> None:
+    """Shaded, `centre` ±1σ and ±2σ (labelled); dotted, the lower and the upper end of the time-uniform band."""
+    ax.fill_between(x, centre - 2 * sigma, centre + 2 * sigma, color=colour, alpha=0.15, lw=0, label=label)
+    ax.fill_between(x, centre - sigma, centre + sigma, color=colour, alpha=0.2, lw=0)
+    for side, name in zip(band, ("time-uniform band", None), strict=True):
+        ax.plot(x, side, color="0.35", lw=0.6, ls=(0, (1, 1.5)), label=name)
+
+
 def plot_running(ax: Axes, table: pd.DataFrame, colour: str) -> None:
     """Running l and h of one text, ±1σ and ±2σ around h, and the time-uniform band. Table: `self_aep.running`."""
-    x, h, s = table.position, table.empirical_entropy, table.sigma
-    ax.fill_between(
-        x, h - 2 * s, h + 2 * s, color=colour, alpha=0.15, lw=0, label=r"$h_t \pm 2\sigma_t$, $\pm 1\sigma_t$"
-    )
-    ax.fill_between(x, h - s, h + s, color=colour, alpha=0.2, lw=0)
-    ax.plot(x, table.band_low, color="0.35", lw=0.6, ls=(0, (1, 1.5)), label="time-uniform band")
-    ax.plot(x, table.band_high, color="0.35", lw=0.6, ls=(0, (1, 1.5)))
+    x, h, band = table.position, table.empirical_entropy, (table.band_low, table.band_high)
+    running_bands(ax, x, h, table.sigma, band, colour, r"$h_t \pm 2\sigma_t$, $\pm 1\sigma_t$")
     ax.plot(x, h, color=colour, ls="--", label="empirical entropy $h_t$")
     ax.plot(x, table.log_perplexity, color="black", lw=0.8, label="log-perplexity $l_t$")
     ax.set_xscale("log")
@@ -55,11 +59,7 @@ def plot_rms(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str,
         x = table.tokens * 1.03 ** (i - (len(tables) - 1) / 2)
         ax.errorbar(x, table.rms, error, fmt="o", ms=2.5, lw=0.8, color=colours[name], label=name)
         ax.plot(table.tokens, table.predicted, color=colours[name], lw=0.9)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    log_axes(ax)
     ax.set_xlabel("length $T$ (tokens)")
     ax.set_ylabel(r"root mean square of $l_T - h_T$ (nats per token)")
     ax.legend(loc="lower left")
@@ -82,7 +82,7 @@ def plot_shares(ax: Axes, table: pd.DataFrame, fixed_width: float) -> None:
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("length $T$ (tokens)")
     ax.set_ylabel("share inside (1)")
-    ax.legend(loc="center", bbox_to_anchor=(0.5, 0.81), ncols=2)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
 
 
 def plot_final(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
