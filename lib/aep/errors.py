@@ -68,7 +68,7 @@ def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     """One line: the unknown value, the nearest valid names, and all valid names."""
-    valid = list(valid)
+    valid = list(dict.fromkeys(valid))
     close = nearest(name, valid)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"unknown {kind} {name!r}: {hint}valid names are {', '.join(valid) or '(none)'}"
