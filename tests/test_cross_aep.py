@@ -17,7 +17,7 @@ from aep import intervals, plotting
 from aep.adaptors import parse
 from aep.analysis import cross_aep as c
 from aep.analysis.eprocess import time_uniform_band
-from aep.analysis.markov_pairs import adapted, coverage, expected_pair
+from aep.analysis.markov_pairs import CASES, adapted, coverage, coverages, expected_pair
 from aep.analysis.pairs import pair_columns, pair_records
 from aep.analysis.typicality import Paths, running_mean
 from aep.errors import ParameterError, VocabularyMismatch
@@ -30,7 +30,6 @@ A = MarkovChain([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]], name="A")
 B = MarkovChain([[0.3, 0.3, 0.4], [0.2, 0.5, 0.3], [0.6, 0.2, 0.2]], name="B")
 FAR = MarkovChain([[0.05, 0.05, 0.9], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], [0.2, 0.5, 0.3], name="far")
 STICKY = MarkovChain([[0.95, 0.05], [0.1, 0.9]], [1, 0], name="sticky")
-FLAT = MarkovChain([[0.6, 0.4], [0.5, 0.5]], name="flat")
 PAIRS = {"A, B": (A, B), "B, A": (B, A), "A, far": (A, FAR), "far, A": (FAR, A), "A, A": (A, A)}
 SAMPLERS = {"ancestral": None, "cold": "temperature(0.5)", "warm": "temperature(2.0)", "top": "top_k(2)"}
 
@@ -113,24 +112,16 @@ def test_a_scorer_that_forbids_is_infinitely_far_and_other_symbols_are_refused()
 
 # ------------------------------------------------------------------------------------------------------------ intervals
 
-COVERED = {
-    "A, B": (A, B, {}),
-    "B, A, two prompts": (B, A, {"prompts": [[0], [1]]}),
-    "sticky, flat": (STICKY, FLAT, {"tokens": 32}),
-    "A, B, temperature": (A, B, {"adaptor": aep.temperature(0.7)}),
-    "A, B, top-k, two prompts": (A, B, {"adaptor": aep.top_k(2), "prompts": [[0], [2]]}),
-}
-
 
 def covered(name: str, repetitions: int) -> pd.DataFrame:
-    source, scorer, options = COVERED[name]
-    seed = 900 + list(COVERED).index(name)
+    source, scorer, options = CASES[name]
+    seed = 900 + list(CASES).index(name)
     found = coverage(source, scorer, **{"tokens": 16} | options, texts=50, repetitions=repetitions, seed=seed)
     return found.set_index(["quantity", "unit"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("name", CASES)
 def test_the_interval_covers_the_exact_expectation_in_93_to_97_of_100_experiments(name, capsys):
     """2,000 experiments of 50 texts each. At a coverage of 95% this misses with a chance below 1e-4."""
     found = covered(name, 2000)
@@ -154,6 +145,14 @@ def test_the_interval_covers_the_exact_expectation_in_short(name):
     row = found.loc["h_AB", "text"]
     assert row.low <= row.coverage <= row.high and row.coverage + row.above + row.below == pytest.approx(1)
     assert row.expected != pytest.approx(adapted(A, aep.top_k(2)).cross_entropy_rate(B), abs=0.01)  # not the limit
+
+
+def test_the_coverages_of_all_cases_stand_one_below_the_other():
+    table = coverages(repetitions=20, seed=7, texts=8)
+    assert len(table) == 4 * len(CASES) and table.prompts.tolist()[::4] == [1, 2, 1, 1, 2]
+    source, scorer, options = CASES["sticky, flat"]
+    alone = coverage(source, scorer, **options, texts=8, repetitions=20, seed=9)
+    pd.testing.assert_frame_equal(table[8:12].reset_index(drop=True), alone)
 
 
 def test_a_coverage_of_uneven_strata_is_refused():

@@ -5,22 +5,36 @@ small experiments with `sample`, scores them with `score`, and counts how often 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .. import information, intervals
-from ..adaptors import Adaptor, ancestral
+from ..adaptors import Adaptor, ancestral, temperature, top_k
 from ..errors import ParameterError
 from ..languages import MarkovChain
 from ..sampling import sample
 from ..scoring import score
 from .cross_aep import stratified_mean
 
-__all__ = ["ExpectedPair", "adapted", "coverage", "expected_pair"]
+__all__ = ["CASES", "ExpectedPair", "adapted", "coverage", "coverages", "expected_pair"]
 
 BATCH = 5000  # texts side by side; changes no text
+
+_A = MarkovChain([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]], name="A")
+_B = MarkovChain([[0.3, 0.3, 0.4], [0.2, 0.5, 0.3], [0.6, 0.2, 0.2]], name="B")
+_STICKY = MarkovChain([[0.95, 0.05], [0.1, 0.9]], [1, 0], name="sticky")
+_FLAT = MarkovChain([[0.6, 0.4], [0.5, 0.5]], name="flat")
+
+CASES: dict[str, tuple[MarkovChain, MarkovChain, dict[str, Any]]] = {
+    "A, B": (_A, _B, {}),
+    "B, A, two prompts": (_B, _A, {"prompts": [[0], [1]]}),
+    "sticky, flat": (_STICKY, _FLAT, {"tokens": 32}),
+    "A, B, temperature": (_A, _B, {"adaptor": temperature(0.7)}),
+    "A, B, top-k, two prompts": (_A, _B, {"adaptor": top_k(2), "prompts": [[0], [2]]}),
+}
+"""Pairs on which intervals are tried (`coverages`): source, scorer, and what differs from 16 symbols of ancestral text."""
 
 
 class ExpectedPair(NamedTuple):
@@ -94,8 +108,8 @@ def coverage(
 
     One row per quantity (`h_AB`, `kl`) and unit. Unit "text" is the interval of `cross_aep.matrix`: `texts` of them, the
     same number after each prompt (strata). Unit "token" is the negative control, the t interval of all tokens as if they
-    were independent. Columns: source, scorer, adaptor, tokens, texts, repetitions, quantity, unit, `expected`
-    (`expected_pair`, averaged over prompts), `mean` of the estimates, `coverage` with its exact 95% interval `low`, `high`,
+    were independent. Columns: source, scorer, adaptor, prompts (how many), tokens, texts, repetitions, quantity, unit,
+    `expected` (`expected_pair`, averaged over prompts), `mean` of the estimates, `coverage` with its exact 95% interval `low`, `high`,
     and the shares of intervals that lie wholly `above` and `below` the expectation.
 
     ParameterError unless every prompt gets the same number of texts, at least 2.
@@ -112,7 +126,7 @@ def coverage(
     exact = [expected_pair(source, scorer, tokens, prompt=p, adaptor=adaptor) for p in starts]
     cross, own = records.matrix("cross_entropy"), records.matrix("source_entropy")
     whose = {"source": source.name, "scorer": scorer.name, "adaptor": str(adaptor or ancestral())}
-    whose |= {"tokens": tokens, "texts": texts, "repetitions": repetitions}
+    whose |= {"prompts": len(starts), "tokens": tokens, "texts": texts, "repetitions": repetitions}
     rows = []
     for quantity, values in (("h_AB", cross), ("kl", cross - own)):
         truth = float(np.mean([getattr(e, quantity) for e in exact]))
@@ -127,6 +141,15 @@ def coverage(
             ]
             rows.append({**whose, "quantity": quantity, "unit": unit, **_counted(found, truth)})
     return pd.DataFrame(rows)
+
+
+def coverages(*, repetitions: int, seed: int, texts: int = 52) -> pd.DataFrame:
+    """`coverage` of each of `CASES`, one after the other, each with a seed of its own."""
+    parts = []
+    for i, (source, scorer, options) in enumerate(CASES.values()):
+        settings = {"tokens": 16} | options | {"texts": texts, "repetitions": repetitions, "seed": seed + i}
+        parts.append(coverage(source, scorer, **settings))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _counted(found: Sequence[intervals.Interval], truth: float) -> dict[str, float]:
