@@ -272,22 +272,30 @@ def test_intervals_cover_the_exact_components_of_markov_pairs(markov, value):
 
 
 def test_p_values_of_a_complete_null_are_uniform():
-    """Permutation tests by Kolmogorov-Smirnov (one-sided where they are discrete), sign flips by their level."""
+    """Exact tests by Kolmogorov-Smirnov, sign flips by their level."""
     rng, repetitions, m = np.random.default_rng(12), 100, 59
     found = []
     for _ in range(repetitions):
         rows = table(rng.normal(size=(2, 2, 2, 4, 3)) + rng.standard_exponential((2, 2, 2, 4, 1)))
         found.append(decomposition(rows, rng=rng, resamples=1, permutations=m).set_index("effect"))
-    p = pd.DataFrame([x.p for x in found])[EFFECTS]
-    kinds = found[0].test
-    assert set(kinds[["source", "sampler:scorer", "scorer"]]) == {"permutation"}
-    assert set(kinds[["source:sampler", "source:prompt:scorer"]]) == {"sign flips"}
+    p, exact_p = (pd.DataFrame([x[name] for x in found])[EFFECTS] for name in ("p", "p_exact"))
+    exactly = [*FACTORS, "source:scorer", "sampler:scorer", "prompt:scorer"]
+    assert list(exact_p.columns[exact_p.notna().all()]) == [e for e in EFFECTS if e in exactly]
     for effect in EFFECTS:
         below = int((p[effect] <= 0.05).sum())
         assert stats.binom.sf(below - 1, repetitions, 0.05) > 1e-4 / 3, (effect, below)
-        if kinds[effect] == "permutation":  # uniform on {1/(m+1), ..., 1}
-            jittered = p[effect] - rng.random(repetitions) / (m + 1)
-            assert stats.kstest(jittered, "uniform").pvalue > 1e-4 / 3, effect
+    for effect in exactly:  # uniform on {1/(m+1), ..., 1}
+        jittered = exact_p[effect] - rng.random(repetitions) / (m + 1)
+        assert stats.kstest(jittered, "uniform").pvalue > 1e-4 / 3, effect
+
+
+def test_the_scorer_is_found_under_an_interaction_by_the_test_of_its_own_effect_only():
+    values = noise(np.random.default_rng(18), (3, 1, 1, 12, 3)) - 2 * np.eye(3)[:, None, None, None, :]
+    values[..., 0] += 0.15
+    found = decomposition(table(values), rng=np.random.default_rng(0), resamples=9, permutations=199).set_index(
+        "effect"
+    )
+    assert found.p["scorer"] == 1 / 200 and found.p_exact["scorer"] > 0.2
 
 
 def test_strong_effects_have_the_smallest_p_value_there_is():
@@ -297,7 +305,7 @@ def test_strong_effects_have_the_smallest_p_value_there_is():
             table(values), rng=np.random.default_rng(0), diagonal=diagonal, resamples=9, permutations=199
         )
         p = found.set_index("effect").p
-        assert (p[["source", "scorer", "source:scorer", "prompt"]] == 1 / 200).all()
+        assert (p[["source", "scorer", "source:scorer"]] == 1 / 200).all() and p["prompt"] < 0.05
         assert p["sampler"] > 1 / 200 and p[["text", "text:scorer"]].isna().all()
 
 
@@ -309,7 +317,7 @@ def test_permuting_by_hand_gives_the_same_test():
     ways = [abs(text[list(c)].mean() - np.delete(text, c).mean()) for c in combinations(range(8), 4)]
     exact_p = np.mean(np.array(ways) >= ways[0] * (1 - 1e-9))
     found = decomposition(table(values), rng=np.random.default_rng(0), resamples=9, permutations=9999)
-    assert found.p[0] == pytest.approx(exact_p, abs=4 * np.sqrt(exact_p * (1 - exact_p) / 9999))
+    assert found.p_exact[0] == pytest.approx(exact_p, abs=4 * np.sqrt(exact_p * (1 - exact_p) / 9999))
 
 
 def test_permuted_authors_leave_nothing_to_the_source():
@@ -320,7 +328,7 @@ def test_permuted_authors_leave_nothing_to_the_source():
     for _ in range(60):
         control = permuted_authors(rows, rng)
         found = decomposition(control, rng=rng, resamples=1, permutations=59).set_index("effect")
-        p.append(found.p[["source", "source:scorer", "scorer"]])
+        p.append(found.p_exact[["source", "source:scorer", "scorer"]])
     p = pd.DataFrame(p)
     for effect in ("source", "source:scorer"):
         assert stats.kstest(p[effect] - rng.random(60) / 60, "uniform").pvalue > 5e-4

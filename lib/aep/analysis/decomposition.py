@@ -77,7 +77,7 @@ def decomposition(
     Returns
     -------
     Columns effect (factors joined by ":"), df, `component` with `component_low`, `component_high`, `share` with `low`,
-    `high`, `p`, `test`, `permutations`. Components are unbiased for any covariance of the scorers of a text, equal or not
+    `high`, `p`, `p_exact`, `permutations`. Components are unbiased for any covariance of the scorers of a text, equal or not
     between cells, and may be negative; they sum to the variance of `value`, the shares to 1. For equal covariances they are
     (SS - df MS_error)/N, the numerators of ω².
 
@@ -87,12 +87,13 @@ def decomposition(
     resampled designs in which the effect has that size and a resampled direction, the others the sizes estimated; whole
     texts are resampled, within their cells (Davison & Hinkley 1997, section 5.5). An overlap has the basic bootstrap
     interval. With heavy tails those of the two rows of noise are too narrow (.88 for exponential t, 12 texts per cell).
-    Tests: p = (1 + #{permuted >= observed})/(1 + permutations), the sum of squares as statistic. "permutation": for a factor
-    f, texts change places between the levels of f, within those of the others (f, and f:scorer by the texts' profiles over
-    scorers); for the scorer, labels change places within every text. Exact at any size, under the null that the law of a
-    text (of its profile) does not depend on f at all, or is exchangeable in the scorers. "sign flips": residuals of whole
-    texts change sign together; for the other interactions, and for the source without the diagonal: approximate, for any
-    covariances (a wild bootstrap; Davidson & Flachaire 2008).
+    Tests: (1 + #{copies >= observed})/(1 + permutations), the sum of squares as statistic. `p`, for "this effect is zero"
+    whatever the others are: residuals of whole texts about their cell get random signs; approximate, for any covariances (a
+    wild bootstrap; Davidson & Flachaire 2008). `p_exact`, exact at any size, for "the law of a text (for f:scorer, of its
+    profile over scorers) does not depend on factor f at all": texts change places between the levels of f, within those of
+    the others; for the scorer, "the scores of a text are exchangeable": labels change places within every text. Where f acts
+    in interactions too this null is false without its main effect, which then drowns in them: p_exact can be large where p
+    is small. NaN for interactions of two or more of source, sampler and prompt, and for the source without the diagonal.
 
     Raises
     ------
@@ -110,9 +111,12 @@ def decomposition(
     component, share = _intervals(design, rng, resamples, level)
     table["component_low"], table["component_high"] = component
     table = table.assign(share=found / found.sum(), low=share[0], high=share[1])
-    tests = _tests(design, rng, permutations)
-    table["p"] = table.effect.map({name: p for name, (p, _) in tests.items()}).astype(float)
-    table["test"] = table.effect.map({name: kind for name, (_, kind) in tests.items()}).fillna("")
+    every = [name for name in design.matrices if "&" not in name]
+    table["p"] = table.effect.map(_tested(design, every, _flipped(design, rng, permutations), permutations))
+    exact = {}
+    for factor, effects in _exactly(design).items():
+        exact |= _tested(design, effects, _permuted(design, factor, rng, permutations), permutations)
+    table["p_exact"] = table.effect.map(exact).astype(float)
     return table.assign(permutations=permutations)
 
 
@@ -236,27 +240,27 @@ def _inverted(bound: np.ndarray, copies: _Copies, tail: float) -> np.ndarray:
     return high**2 * ~is_above(np.zeros_like(high))
 
 
-def _tests(design: Design, rng: np.random.Generator, permutations: int) -> dict[str, tuple[float, str]]:
-    """(p, kind of test) by effect."""
+def _exactly(design: Design) -> dict[str, list[str]]:
+    """The effects that have an exact permutation test, by the factor that is permuted."""
     masked = any("&" in name for name in design.matrices)
-    names = [name for name in design.matrices if "&" not in name]
-    exact = {name: [name, f"{name}:scorer"] for name in BETWEEN if not (masked and name == "source")} | {
-        "scorer": ["scorer"]
+    found = {name: [name, f"{name}:scorer"] for name in BETWEEN if not (masked and name == "source")}
+    found |= {"scorer": ["scorer"]}
+    return {
+        factor: [x for x in effects if x in design.matrices]
+        for factor, effects in found.items()
+        if factor in design.matrices
     }
-    exact = {f: [name for name in found if name in names] for f, found in exact.items() if f in names}
-    flipped = [name for name in names if not any(name in found for found in exact.values())]
-    kinds = [(found, _permuted(design, f, rng, permutations), "permutation") for f, found in exact.items()]
-    kinds.append((flipped, _flipped(design, rng, permutations), "sign flips"))
-    tests = {}
-    for found, copies, kind in kinds:
-        above = dict.fromkeys(found, 0)
-        for means in copies if found else ():
-            for name in found:
-                form = design.matrices[name]
-                observed = np.sum((form @ design.means[0]) ** 2)
-                above[name] += int(np.sum(np.sum((means @ form.T) ** 2, axis=1) >= observed * (1 - 1e-9)))
-        tests |= {name: ((1 + count) / (1 + permutations), kind) for name, count in above.items()}
-    return tests
+
+
+def _tested(design: Design, effects: list[str], copies: Iterator[np.ndarray], number: int) -> dict[str, float]:
+    """p-values of effects by the cell means of `number` copies under the null."""
+    above = dict.fromkeys(effects, 0)
+    for means in copies:
+        for name in effects:
+            form = design.matrices[name]
+            observed = np.sum((form @ design.means[0]) ** 2)
+            above[name] += int(np.sum(np.sum((means @ form.T) ** 2, axis=1) >= observed * (1 - 1e-9)))
+    return {name: (1 + count) / (1 + number) for name, count in above.items()}
 
 
 def _flipped(design: Design, rng: np.random.Generator, copies: int) -> Iterator[np.ndarray]:

@@ -36,7 +36,7 @@ _POWER = 0.8
 def holm(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Holm's adjusted p-values: a hypothesis is rejected at level α where they are at most α (family-wise error <= α).
 
-    With p_(1) <= ... <= p_(n): max over j <= i of min(1, (n - j + 1) p_(j)). NaN, "no test", is not of the family. Holm 1979.
+    With p_(1) <= ... <= p_(n): max over j <= i of min(1, (n - j + 1) p_(j)). NaN, no test, is not of the family. Holm 1979.
 
     >>> holm(np.array([.01, .04, .03, np.nan])).tolist()
     [0.03, 0.06, 0.06, nan]
