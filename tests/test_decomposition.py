@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from aep import plotting
 from aep.adaptors import ancestral, temperature
 from aep.analysis.decomposition import anova, decomposition, permuted_authors
 from aep.analysis.markov_pairs import expected_pair
 from aep.analysis.pairs import pair_columns
 from aep.errors import ParameterError
 from aep.languages import MarkovChain
+from aep.plotting import decomposition as draw
 from exact_pairs import drawn_pair
 
 FACTORS = ["source", "sampler", "prompt", "scorer"]
@@ -373,3 +375,24 @@ def test_what_cannot_be_decomposed_is_refused_in_one_line():
         decomposition(rows, rng=rng, permutations=0)
     with pytest.raises(ParameterError, match="unknown column 'source'"):
         permuted_authors(rows.drop(columns="source"), rng)
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_the_shares_are_drawn_with_a_row_per_effect_and_open_where_there_is_no_evidence(diagonal):
+    values = means((3, 2, 2, 3))[:, :, :, None] + noise(np.random.default_rng(19), (3, 2, 2, 8, 3))
+    found = decomposition(table(values), rng=np.random.default_rng(0), diagonal=diagonal, resamples=49, permutations=49)
+    figure, ax = plotting.figure()
+    draw.plot_shares(ax, found)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [effect.replace(":", " × ") for effect in found.effect]
+    marks = [line for line in ax.get_lines() if line.get_marker() not in ("None", "")]
+    assert len(marks) == len(found)
+    for mark, row in zip(marks, found.itertuples(), strict=True):
+        x, y = (float(np.ravel(v)[0]) for v in mark.get_data())
+        assert y == row.Index and x == pytest.approx(100 * (row.share if "&" in row.effect else max(row.share, 0)))
+        assert (mark.get_markerfacecolor() != "white") == (row.effect.startswith("text") or row.p <= 0.05)
+    assert ax.get_xlabel() == "share of the variance (%)"
+    plotting.plt.close(figure)

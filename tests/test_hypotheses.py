@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from aep import plotting
 from aep.analysis.calibration import is_accepted
 from aep.analysis.cross_aep import stratified_mean
 from aep.analysis.decomposition import permuted_authors
@@ -18,6 +19,7 @@ from aep.analysis.markov_pairs import expected_pair
 from aep.analysis.pairs import pair_records
 from aep.errors import ParameterError
 from aep.languages import MarkovChain
+from aep.plotting import decomposition as draw
 
 CHAINS = {
     "A": MarkovChain([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.25, 0.25]], name="A"),
@@ -249,3 +251,21 @@ def test_what_cannot_be_tested_is_refused_in_one_line():
         hypotheses(rows.drop(columns="gap_B"), rng=rng)
     with pytest.raises(ParameterError, match="a prompt has 1 text"):
         hypotheses(rows[rows.text == 0], rng=rng)
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+def test_a_forest_has_a_row_per_pair_and_a_filled_mark_per_rejection(found):
+    for claim in CLAIMS:
+        rows = found[found.claim == claim]
+        figure, ax = plotting.figure()
+        draw.plot_forest(ax, rows, null=0.01 if claim == "margin" else 0.0, legend=False)
+        assert len(ax.get_yticklabels()) == len(rows) / 2  # two samplers
+        marks = [line for line in ax.get_lines() if line.get_marker() == "o"]
+        assert len(marks) == len(rows)
+        assert sum(mark.get_markerfacecolor() != "white" for mark in marks) == rows.rejected.sum()
+        assert "nats per token" in ax.get_xlabel()
+        plotting.plt.close(figure)
+    with pytest.raises(ParameterError, match="needs the rows of one claim"):
+        draw.plot_forest(ax, found)
