@@ -16,7 +16,8 @@ from aep.adaptors import ancestral, temperature, top_k
 from aep.analysis import attribution as who
 from aep.analysis import attribution_tables as tables
 from aep.analysis.attribution import NONE, UNDECIDED, choices, exclusion_times, log_e_values, running, stopped
-from aep.analysis.candidates import Evidence, evidence, score_candidates
+from aep.analysis.candidates import Evidence, evidence, pair_evidence, score_candidates
+from aep.analysis.pairs import pair_records
 from aep.analysis.typicality import z_test
 from aep.errors import AdaptorError, ParameterError, RecordError, VocabularyMismatch
 from aep.languages import FiniteLanguage, MarkovChain
@@ -155,6 +156,21 @@ def test_scoring_the_candidates_gives_the_evidence_of_their_records(z):
     assert np.isnan(found.entropy[:, :, 1:]).all() != z and not np.isnan(found.entropy[:, :, 0]).any()
     alone = score_candidates(texts[0], CHAINS)
     np.testing.assert_array_equal(alone.log_q, found.select(range(3)).under(["ancestral()"]).log_q)
+
+
+def test_the_evidence_of_pair_records_is_that_of_scoring_their_texts():
+    samplers = {"raw": None, "cut": top_k(2)}
+    pairs = pair_records(CHAINS, samplers=samplers, texts=4, tokens=30, seed=7002, adaptors=[top_k(2)])
+    found, authors, used = pair_evidence(pairs)
+    texts = [pairs.texts[name, sampler] for name in CHAINS for sampler in samplers]
+    wanted = score_candidates(texts, CHAINS, [ancestral(), top_k(2)])
+    assert (found.candidates, found.samplers) == (wanted.candidates, wanted.samplers)
+    for name in ("log_q", "log_self"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-12)
+    assert authors == [name for name in "PQR" for _ in range(8)]
+    assert used == 3 * (4 * ["ancestral()"] + 4 * ["top_k(2)"])
+    with pytest.raises(RecordError, match="log_q_top_k"):
+        pair_evidence(pair_records(CHAINS, samplers=samplers, texts=2, tokens=5, seed=1))
 
 
 # ------------------------------------------------------------------------------------------------ maximum likelihood

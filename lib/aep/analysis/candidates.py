@@ -6,6 +6,7 @@ A hypothesis is a candidate k with a sampler j, so that q_(k,j) is k's law under
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,9 +18,19 @@ from ..languages.protocol import Language
 from ..records import Records, Texts
 from ..scoring import score
 from .eprocess import log_e_process
+from .pairs import PairRecords
 from .typicality import Paths, Steps
 
-__all__ = ["Evidence", "PerToken", "evidence", "log_ratio", "place", "score_candidates"]
+__all__ = [
+    "Evidence",
+    "PairEvidence",
+    "PerToken",
+    "evidence",
+    "log_ratio",
+    "pair_evidence",
+    "place",
+    "score_candidates",
+]
 
 PerToken = Float[np.ndarray, "texts candidates samplers tokens"]
 
@@ -120,6 +131,29 @@ def score_candidates(
         else:
             records[name] = Records.concatenate([score(x, language, adaptors=adaptors, store=store) for x in parts])
     return evidence(records, samplers, own=own)
+
+
+class PairEvidence(NamedTuple):
+    """The evidence on all texts of pair records, and who wrote each text with which sampler (named as in `Evidence`)."""
+
+    evidence: Evidence
+    authors: list[str]
+    samplers: list[str]
+
+
+def pair_evidence(pairs: PairRecords) -> PairEvidence:
+    """What every language of the pair records says of all their texts, with every sampler they were drawn with.
+
+    No pass: a pair record's plain columns are the scorer's. Where a sampler is not ancestral they need its
+    `log_q_<adaptor>` column: ``pair_records(..., adaptors=[...])`` with every such sampler; RecordError without.
+    """
+    drawn = list(pairs.texts)
+    scorers = dict.fromkeys(source for source, _ in drawn)
+    records = {b: Records.concatenate([pairs[a, s, b] for a, s in drawn]) for b in scorers}
+    counts = [len(pairs.texts[whose]) for whose in drawn]
+    authors = np.repeat(np.array([a for a, _ in drawn], dtype=object), counts).tolist()
+    samplers = np.repeat(np.array([str(pairs.samplers[s]) for _, s in drawn], dtype=object), counts).tolist()
+    return PairEvidence(evidence(records, list(dict.fromkeys(pairs.samplers.values()))), authors, samplers)
 
 
 def evidence(

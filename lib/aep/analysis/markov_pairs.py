@@ -109,8 +109,8 @@ def coverage(
     One row per quantity (`h_AB`, `kl`) and unit. Unit "text" is the interval of `cross_aep.matrix`: `texts` of them, the
     same number after each prompt (strata). Unit "token" is the negative control, the t interval of all tokens as if they
     were independent. Columns: source, scorer, adaptor, prompts (how many), tokens, texts, repetitions, quantity, unit,
-    `expected` (`expected_pair`, averaged over prompts), `mean` of the estimates, `coverage` with its exact 95% interval `low`, `high`,
-    and the shares of intervals that lie wholly `above` and `below` the expectation.
+    `expected` (`expected_pair`, averaged over prompts), `mean` of the estimates, `coverage` with its exact 95% interval
+    `low`, `high`, and the shares of intervals that lie wholly `above` and `below` the expectation.
 
     ParameterError unless every prompt gets the same number of texts, at least 2.
     """

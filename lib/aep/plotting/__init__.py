@@ -12,13 +12,14 @@ from io import BytesIO
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from .._agree import pdfs_agree
 from ..errors import ParameterError
 from ..outputs import Run, write_atomically
 
-__all__ = ["COLUMN", "TEXT", "colours", "figure", "label_panels", "log_axes", "savefig", "use_style"]
+__all__ = ["COLUMN", "TEXT", "colours", "figure", "label_panels", "log_axes", "mark_short", "savefig", "use_style"]
 
 COLUMN, TEXT = 3.25, 6.75
 """Widths of a column and of the text of a manuscript, in inches."""
@@ -105,9 +106,14 @@ def log_axes(ax: Axes) -> None:
     """Both axes logarithmic; the vertical one, which often spans less than a decade, marked at 1, 2, 5 in plain numbers."""
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    mark_short(ax.yaxis)
+
+
+def mark_short(axis: Axis) -> None:
+    """Marks of a logarithmic axis that spans less than two decades: at 1, 2, 5 in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def savefig(figure, run: Run, name: str) -> None:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..errors import ParameterError
-from . import PALETTE, log_axes
+from . import PALETTE, log_axes, mark_short
 from .self_aep import running_bands
 
 __all__ = [
@@ -110,6 +110,8 @@ def _running_axes(ax: Axes, table: pd.DataFrame, lows: list[pd.Series], highs: l
     low, high = min(x[late].min() for x in lows), max(x[late].max() for x in highs)
     ax.set_xscale("log")
     ax.set_xlim(first, table.position.max())
+    if table.position.max() < 100 * first:
+        mark_short(ax.xaxis)
     ax.set_ylim(max(0, low - 0.08 * (high - low)), high + 0.08 * (high - low))
     ax.set_xlabel("position $t$ (tokens)")
     ax.set_ylabel("running mean (nats per token)")
@@ -204,10 +206,11 @@ def plot_rate(
         for face, label in (("0.3", "$l_B - h_{(A,B)}$"), ("white", "$l_B - h_B$")):
             ax.plot([], [], "o", color="0.3", mfc=face, ms=2.8, label=label)
     log_axes(ax)
+    mark_short(ax.xaxis)
     ax.set_xlabel("length $T$ (tokens)")
     ax.set_ylabel("root mean square (nats per token)" if foreign else "rms of $l_B - h_{(A,B)}$ (nats per token)")
     ax.set_ylim(bottom=0.5 * min(table.predicted.min() for table in tables.values()))
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), labelspacing=0.3, borderpad=0.1)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), labelspacing=0.3, borderpad=0.1, ncols=2, columnspacing=1.0)
 
 
 def plot_by_position(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> None:
@@ -217,10 +220,11 @@ def plot_by_position(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapp
         error = [table.kl - table.low, table.high - table.kl]
         ax.errorbar(centre, table.kl, error, fmt=f"{marker}-", ms=2.8, lw=0.8, color=colours[name], label=name)
     ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
+    mark_short(ax.xaxis)
+    ax.set_ylim(0, 1.35 * max(table.high.max() for table in tables.values()))
     ax.set_xlabel("position $t$ (tokens)")
     ax.set_ylabel("$b_t - H_{A,t}$ (nats per token)")
-    ax.legend()
+    ax.legend(loc="upper right")
 
 
 def plot_adaptor(ax: Axes, table: pd.DataFrame, family: str, quantity: str, colours: Mapping[str, str]) -> None:
