@@ -8,6 +8,7 @@ from array_api_compat import array_namespace, device, is_torch_array
 __all__ = [
     "as_float64",
     "as_numpy",
+    "ascending",
     "device",
     "gather",
     "like",
@@ -40,6 +41,15 @@ def like(values: Any, x: Any) -> Any:
 def as_numpy(x: Any) -> np.ndarray:
     """`x` as a NumPy array on the host."""
     return x.detach().cpu().numpy() if is_torch_array(x) else np.asarray(x)
+
+
+def ascending(x: Any) -> Any:
+    """The values of every row in rising order; of torch on the CPU by NumPy, which is several times faster at it."""
+    if not is_torch_array(x):
+        return np.sort(x, axis=-1)
+    if x.device.type == "cpu" and x.element_size() >= 4:  # NumPy has no bfloat16
+        return like(np.sort(x.detach().numpy(), axis=-1), x)
+    return x.sort(dim=-1).values
 
 
 def as_float64(x: Any) -> Any:

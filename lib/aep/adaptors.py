@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
 
-from ._array import gather, log_sum_exp, namespace, no_rounding_noise
+from ._array import ascending, gather, log_sum_exp, namespace, no_rounding_noise
 from .errors import AdaptorError, unknown_name
 from .information import entropy
 
@@ -41,19 +41,20 @@ def _keep_top_k(log_p: LogP, k: float) -> Kept:
     """The k most probable tokens and every tie of the k-th (as TopKLogitsWarper). Paper Eq. 42."""
     if k >= log_p.shape[-1]:
         return log_p == log_p
-    xp = namespace(log_p)
-    ordered = xp.sort(log_p, axis=-1, descending=True)
-    return log_p >= ordered[..., int(k) - 1 : int(k)]
+    return log_p >= ascending(log_p)[..., -int(k)][..., None]
 
 
 def _keep_nucleus(log_p: LogP, mass: float) -> Kept:
     """The fewest most probable tokens whose mass reaches π; of tied tokens the lowest ids. Paper Eq. 40."""
     xp = namespace(log_p)
-    order = xp.flip(xp.argsort(log_p, axis=-1, descending=True, stable=True), axis=-1)
-    below = xp.cumulative_sum(xp.take_along_axis(xp.exp(log_p), order, axis=-1), axis=-1)
-    kept = below > 1 - mass
-    kept[..., -1] = True
-    return xp.take_along_axis(kept, xp.argsort(order, axis=-1), axis=-1)
+    ordered = ascending(log_p)
+    inside = xp.cumulative_sum(xp.exp(ordered), axis=-1) > 1 - mass
+    inside[..., -1] = True
+    count = xp.sum(xp.astype(inside, xp.int64), axis=-1)
+    least = gather(ordered, log_p.shape[-1] - count)[..., None]
+    above, tied = log_p > least, log_p == least
+    free = count[..., None] - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
+    return above | (tied & (xp.cumulative_sum(xp.astype(tied, xp.int64), axis=-1) <= free))
 
 
 def _keep_min_p(log_p: LogP, ratio: float) -> Kept:
