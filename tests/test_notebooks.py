@@ -16,7 +16,7 @@ PARAMS = ROOT / "notebooks" / "params"
 PROFILES = sorted(p.stem for p in PARAMS.glob("*.yaml") if p.stem != "default")
 
 # Numbers and names of the papers' scale -> what a test can run: the same code on small embedded models and few texts.
-SMALL = {"models": "docs-400k", "detail": "docs-400k"}
+SMALL = {"models": "docs-100k,docs-400k", "detail": "docs-400k"}
 
 each = pytest.mark.parametrize("number", FILES, ids=lambda n: FILES[n].stem if n in FILES else str(n))
 

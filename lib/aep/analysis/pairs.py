@@ -25,7 +25,7 @@ from ..scoring import _check_pair, check_languages, description, score
 from ..store import open_store
 from .typicality import z_test
 
-__all__ = ["PairRecords", "pair_columns", "pair_records", "text_seed"]
+__all__ = ["PairRecords", "check_pairs", "pair_columns", "pair_records", "text_seed"]
 
 Pair = tuple[str, str, str]
 
@@ -177,7 +177,7 @@ def pair_records(
     VocabularyMismatch, ContextTooLong, PromptError, AdaptorError, ParameterError : before anything is drawn
     """
     chosen = {k: _adaptor(v) for k, v in ({"ancestral": None} if samplers is None else samplers).items()}
-    _check(languages, prompts, chosen, texts, tokens, seed, batch)
+    check_pairs(languages, prompts, chosen, texts=texts, tokens=tokens, seed=seed, batch=batch)
     names, opened = list(languages), open_store(store)
     with progress(total=len(names) ** 2 * len(chosen), desc="pairs", unit="pair") as bar:
         draws = {"prompts": prompts, "texts": texts, "tokens": tokens, "store": opened, "batch": batch}
@@ -244,8 +244,20 @@ def _adaptor(value: Any) -> Adaptor:
     return value or ancestral()
 
 
-def _check(languages, prompts, samplers, texts, tokens, seed, batch) -> None:
-    """Everything that can be refused, before anything is drawn. The last language asked for is the first of the list."""
+def check_pairs(
+    languages: Mapping[str, Any],
+    prompts: Any,
+    samplers: Mapping[str, Adaptor],
+    *,
+    texts: int,
+    tokens: int,
+    seed: int,
+    batch: int = 64,
+) -> None:
+    """Everything that `pair_records` can refuse, before anything is drawn; arguments and errors as there.
+
+    Every language is asked for once, the first of the list last.
+    """
     if not languages or not samplers:
         raise ParameterError(f"{'samplers' if languages else 'languages'} is empty: at least one is needed")
     before = None

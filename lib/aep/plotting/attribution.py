@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
-from . import PALETTE
+from . import PALETTE, mark_short
 
 __all__ = [
     "plot_accuracy",
@@ -148,9 +148,7 @@ def plot_stopping(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> 
     ax.axvline(end, color="0.5", lw=0.8, ls=":", zorder=0)
     ax.annotate("stopped", (1, 0), (3, -4), "axes fraction", "offset points", fontsize=6.5, va="top")
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    mark_short(ax.xaxis)
     ax.set_xlim(right=min(ax.get_xlim()[1], 4 * end))
     ax.set_yticks(range(len(part)), part.author)
     ax.set_ylim(len(part) - 0.5, -0.5)
@@ -160,9 +158,8 @@ def plot_stopping(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> 
         Line2D([], [], color="black", marker="|", ms=6, mew=1.1, ls="", label="median, predicted"),
         Line2D([], [], color="black", marker="s", ms=4, mfc="white", mew=0.7, ls="", label="mean, predicted"),
     ]
-    ax.legend(
-        handles=marks, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, columnspacing=1.0, handletextpad=0.4
-    )
+    style = {"ncols": 3, "columnspacing": 0.8, "handletextpad": 0.3, "fontsize": 6.5}
+    ax.legend(handles=marks, loc="lower right", bbox_to_anchor=(1.18, 1.0), **style)
 
 
 def plot_e_values(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], alpha: float = 0.05) -> None:

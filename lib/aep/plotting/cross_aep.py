@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import ParameterError
 from . import PALETTE, log_axes, mark_short
@@ -30,7 +31,7 @@ _QUANTITIES = {
     "h_B": "$h_B$ (nats per token)",
     "l_B": "$l_B$ (nats per token)",
     "kl": "$h_{(A,B)} - h_A$ (nats per token)",
-    "kl_same": "$h_{(A,B)} - h_A$, both adapted (nats per token)",
+    "kl_same": "$h_{(A,B)} - h_A$, both adapted\n(nats per token)",
     "excess": "$h_{(A,B)} - h_{(A,A)}$ (nats per token)",
     "gap_pair": "$l_B - h_{(A,B)}$ (nats per token)",
     "gap_B": "$l_B - h_B$ (nats per token)",
@@ -221,28 +222,30 @@ def plot_by_position(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapp
         ax.errorbar(centre, table.kl, error, fmt=f"{marker}-", ms=2.8, lw=0.8, color=colours[name], label=name)
     ax.set_xscale("log")
     mark_short(ax.xaxis)
-    ax.set_ylim(0, 1.35 * max(table.high.max() for table in tables.values()))
+    ax.set_ylim(0, 1.45 * max(table.high.max() for table in tables.values()))
     ax.set_xlabel("position $t$ (tokens)")
     ax.set_ylabel("$b_t - H_{A,t}$ (nats per token)")
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper right", ncols=2, fontsize=6.5, columnspacing=0.8)
 
 
 def plot_adaptor(ax: Axes, table: pd.DataFrame, family: str, quantity: str, colours: Mapping[str, str]) -> None:
     """One quantity against the parameter of one family of adaptors, with 95% over texts; colour: source, marker: scorer.
 
-    Dashed where the scorer is the source (`pair_legend`). Everything kept (ancestral) stands at 1, for top-k at the right,
-    marked "all". Table: `cross_aep.by_adaptor`. ParameterError where it has no such rows.
+    Of one source alone the colour is the scorer's. Dashed where the scorer is the source (`pair_legend`). Everything kept
+    (ancestral) stands at 1, for top-k at the right, marked "all". Table: `cross_aep.by_adaptor`. ParameterError where it
+    has no such rows.
     """
     part = table[(table.family == family) & (table.quantity == quantity)]
     if part.empty:
         raise ParameterError(f"the table has no {quantity!r} of family {family!r}")
     scorers = list(dict.fromkeys(table.scorer))
     finite = part.parameter[np.isfinite(part.parameter)]
-    end = 4 * finite.max()
+    end, alone = 4 * finite.max(), part.source.nunique() == 1
     for (source, scorer), line in part.groupby(["source", "scorer"], sort=False):
         own = source == scorer
-        style = {"color": colours[source], "ls": "--" if own else "-", "ms": 3, "lw": 0.8, "mew": 0.5}
-        style |= {"marker": _MARKERS[scorers.index(scorer) % len(_MARKERS)], "mfc": colours[source] if own else "white"}
+        colour = colours[scorer if alone else source]
+        style = {"color": colour, "ls": "--" if own else "-", "ms": 3, "lw": 0.8, "mew": 0.5, "label": f"$B$: {scorer}"}
+        style |= {"marker": _MARKERS[scorers.index(scorer) % len(_MARKERS)], "mfc": colour if own else "white"}
         error = [line.estimate - line.low, line.high - line.estimate]
         ax.errorbar(line.parameter.replace(np.inf, end), line.estimate, error, **style)
     if family == "top_k":
@@ -250,6 +253,8 @@ def plot_adaptor(ax: Axes, table: pd.DataFrame, family: str, quantity: str, colo
         ticks = [*sorted(set(finite)), end]
         ax.set_xticks(ticks, [*(f"{k:g}" for k in ticks[:-1]), "all"])
         ax.minorticks_off()
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     ax.set_xlabel(_FAMILIES.get(family, family))
     ax.set_ylabel(_QUANTITIES.get(quantity, quantity))
