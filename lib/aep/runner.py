@@ -4,6 +4,7 @@ Where each run writes is decided by `outputs`; this module adds the executed not
 """
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -145,7 +146,13 @@ def run(
 
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """No progress bar and no debugger warning on a notebook's stderr: the runner shows the progress itself."""
+    """No progress bar and no debugger warning on a notebook's stderr: the runner shows the progress itself.
+
+    A kernel that dies, or is interrupted, is told of in one line of ours and not also by the libraries' loggers; asyncio's
+    speaks when a task is collected, perhaps at the very end, so they stay silent.
+    """
+    for name in ("papermill", "traitlets", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     before = {name: os.environ.get(name) for name in quiet}
     os.environ.update(quiet)
