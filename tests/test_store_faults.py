@@ -92,6 +92,9 @@ def kill_and_resume(folder: Path, kills: int, texts: int, pause: float, longest:
     cut = 0
     for _ in range(kills):
         child = start(folder / "killed", texts, pause, work)
+        deadline = time.monotonic() + 60
+        while not done and not state(folder / "killed") and time.monotonic() < deadline:  # a busy machine is slow
+            time.sleep(0.01)
         time.sleep(moments.uniform(0, longest))
         cut += child.poll() is None
         child.kill()
