@@ -85,6 +85,25 @@ def test_the_kept_mass_is_a_lower_bound_grows_with_the_width_and_what_was_droppe
     assert means[0] < 1 - 1e-3, "a beam of one history that loses nothing tests nothing"
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_cutoff_does_not_follow_is_dropped_from_the_bound_and_counted(case):
+    texts = all_strings(case, 7)
+    exact, language = oracle(case, texts), ByteLanguage(*CASES[case])
+    for cutoff, loses in ((1e-9, False), (0.1, True), (0.4, True)):
+        cut = language.with_width(64, cutoff=cutoff)
+        found = byte_probability(cut, [np.array(s) for s in texts], batch=2000)
+        kept = np.exp(found.log_p)
+        assert (kept <= exact * (1 + 1e-12)).all()
+        assert (exact <= (kept + np.exp(found.log_lost)) * (1 + 1e-12)).all()
+        assert loses or np.allclose(kept, exact, rtol=1e-6)
+        long = [(s, c) for s, c in zip(texts, found.log_conditional, strict=True) if len(s) == 6 and np.isfinite(c)]
+        rows = cut.rows([np.empty(0, np.int64)] * len(long), [np.array(s) for s, _ in long])
+        a = np.concatenate(list(rows)).reshape(6, len(long), 257)
+        steps = [[a[t, i, s[t]] for t in range(6)] for i, (s, _) in enumerate(long)]
+        np.testing.assert_allclose(np.sum(steps, axis=1), [c for _, c in long], atol=1e-10)
+        np.testing.assert_allclose(np.exp(a).sum(axis=-1), 1, atol=1e-12)
+
+
 def test_the_covers_of_the_oracle_are_the_histories_that_are_counted():
     texts = [letters(s) for s in strings(2, 6)]
     found = byte_probability(ByteLanguage(CHAIN, PIECES, width=None), [np.array(s) for s in texts])
@@ -235,6 +254,9 @@ def test_what_a_user_can_do_wrong_is_said_in_one_line():
         ByteLanguage(CHAIN, [None] * 6)
     with pytest.raises(ParameterError, match="width=0"):
         ByteLanguage(CHAIN, ok, width=0)
+    for width, cutoff in ((8, 1.0), (8, -0.1), (None, 0.1)):
+        with pytest.raises(ParameterError, match=f"cutoff={cutoff}"):
+            ByteLanguage(CHAIN, ok, width=width, cutoff=cutoff)
     with pytest.raises(ParameterError, match="more than limit=3"):
         byte_probability(language, [b"aabaabaab"])
     with pytest.raises(PromptError, match=r"text 1 has at position 2 byte 0x63 \(b'c'\), which no token covers"):
@@ -277,11 +299,12 @@ def test_the_fingerprint_covers_language_width_and_pieces():
     base = ByteLanguage(CHAIN, PIECES)
     others = [
         base.with_width(4),
+        base.with_width(8, cutoff=0.1),
         base.with_width(None),
         ByteLanguage(CHAIN, [b"b", b"a", *PIECES[2:]]),
         ByteLanguage(MarkovChain(CHAIN.transition[::-1], eos=5), PIECES),
         ByteLanguage(CHAIN, PIECES, before=[1]),
     ]
-    assert len({x.fingerprint for x in (base, *others)}) == 6
+    assert len({x.fingerprint for x in (base, *others)}) == 7
     assert base.with_width(4).fingerprint == ByteLanguage(CHAIN, PIECES, width=4).fingerprint
     assert base.encode("aé").tolist() == [97, 0xC3, 0xA9] and base.decode([97, 0xC3, END]) == "a\ufffd"

@@ -118,12 +118,16 @@ def keep_best(width: int) -> Rule:
 class ByteBeam:
     """The histories of a batch of texts, one symbol at a time: `observe` the next symbol of every text, `expand`, `law`.
 
-    `log_kept` (texts,): log of the summed weight of the kept histories, unrenormalised; `log_dropped` (texts,): log of the
-    weight dropped at the last symbol; `histories` (texts,): how many are kept.
+    With a `cutoff`, a token that would close a history is not followed where the longer history weighs less than this share
+    of all (the heaviest is always followed): fewer passes through the language for a weight that counts as dropped.
+
+    Of every text, (texts,): `log_kept`, log of the summed weight of the kept histories, unrenormalised; `log_dropped`, log
+    of the weight dropped since the symbol before; `log_conditional`, log of the normalised probability of the last symbol;
+    `histories`, how many are kept.
     """
 
-    def __init__(self, rows: TokenRows, trie: ByteTrie, what: str = "the language"):
-        self.rows, self.trie, self._what = rows, trie, what
+    def __init__(self, rows: TokenRows, trie: ByteTrie, what: str = "the language", cutoff: float = 0.0):
+        self.rows, self.trie, self._what, self._cutoff = rows, trie, what, cutoff
 
     def begin(self, texts: int) -> None:
         """Empty texts: P(empty) = 1."""
@@ -131,7 +135,8 @@ class ByteBeam:
         self.texts = texts
         self._open = _Open(none, none, np.empty(0), np.empty(0), none)
         self._fresh = _Fresh(np.arange(texts), np.zeros(texts), *self.trie.law(self.rows.begin(texts), self._what))
-        self.log_kept, self.log_dropped = np.zeros(texts), np.full(texts, -np.inf)
+        self.log_kept, self.log_conditional, self._log_followed = (np.zeros(texts) for _ in range(3))
+        self.log_dropped, self._log_cut = (np.full(texts, -np.inf) for _ in range(2))
         self.histories = np.ones(texts, np.int64)
         self._expanded = True
         self._spread()
@@ -154,7 +159,9 @@ class ByteBeam:
         kept = rule(candidates)
         gone = np.ones(len(order), bool)
         gone[kept.index] = False
-        self.log_dropped = log_group_sums(candidates.log_weight[gone], candidates.text[gone], self.texts)
+        dropped = log_group_sums(candidates.log_weight[gone], candidates.text[gone], self.texts)
+        self.log_dropped = np.logaddexp(dropped, self._log_cut)
+        self.log_conditional = log_group_sums(candidates.log_weight, candidates.text, self.texts) - self._log_followed
         chosen = order[kept.index]
         self.log_kept = log_group_sums(weight[chosen] + kept.log_factor, text[chosen], self.texts)
         log_p = np.concatenate([opened.log_p, fresh.log_p])[chosen] + kept.log_factor
@@ -189,12 +196,24 @@ class ByteBeam:
         position = stretches(opened.at, exact)
         log_p = opened.log_p[parent] + opened.law[position]
         token = trie.tokens[stretches(trie.lo[opened.node], exact)]
-        alive = log_p > -np.inf
+        alive = self._followed(opened.text[parent], log_p)
         parent, token, log_p = parent[alive], token[alive], log_p[alive]
         rows = self.rows.extend(parent, token) if len(parent) else np.empty((0, int(trie.tokens.max()) + 1))
         self._fresh = _Fresh(opened.text[parent], log_p, *trie.law(rows, self._what))
         self._expanded = True
         self._spread()
+
+    def _followed(self, text: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+        """Which of the histories that a token closes are followed, and what is left of the kept weight."""
+        alive = log_p > -np.inf
+        if self._cutoff > 0:
+            heaviest = np.full(self.texts, -np.inf)
+            np.maximum.at(heaviest, text, log_p)
+            alive &= (log_p > self.log_kept[text] + np.log(self._cutoff)) | (log_p == heaviest[text])
+        self._log_cut = log_group_sums(log_p[~alive], text[~alive], self.texts)
+        kept = np.where(np.isneginf(self.log_kept), 0, self.log_kept)
+        self._log_followed = kept + np.log1p(-np.exp(self._log_cut - kept))
+        return alive
 
     def _spread(self) -> None:
         """log M of every child of every open node: one segment for each exact token, then one for each child."""
@@ -247,9 +266,8 @@ class ByteBeam:
         self._open = _Open(owner_a, opened.node[a], opened.log_p[a], law, np.cumsum(lengths) - lengths)
         self._fresh = _Fresh(owner_b, *(x[b] for x in fresh[1:]))
         self.rows.select(texts, np.concatenate([a, len(opened.text) + b]), np.concatenate([owner_a, owner_b]))
-        self.log_kept, self.log_dropped, self.histories = (
-            x[texts] for x in (self.log_kept, self.log_dropped, self.histories)
-        )
+        for name in ("log_kept", "log_dropped", "log_conditional", "histories", "_log_cut", "_log_followed"):
+            setattr(self, name, getattr(self, name)[texts])
         self.texts = len(texts)
         self._spread()
 

@@ -73,7 +73,8 @@ class PromptRows:
         """See `TokenRows.begin`."""
         self._ids = np.tile(self.before, (texts, 1))
         self._length = np.full(texts, len(self.before))
-        return self._laws(self._ids, self._length)
+        self._key = np.zeros(texts, np.int64)  # equal keys, equal histories: texts often share them
+        return np.repeat(self._laws(self._ids[:1], self._length[:1]), texts, axis=0)
 
     def extend(
         self, parents: Int[np.ndarray, " new"], tokens: Int[np.ndarray, " new"]
@@ -84,13 +85,16 @@ class PromptRows:
             self._ids, ids = (np.pad(x, ((0, 0), (0, 8))) for x in (self._ids, ids))
         ids[np.arange(len(ids)), length] = tokens
         length = length + 1
+        pairs = self._key[parents] * self.language.vocab_size + tokens
+        _, first, same = np.unique(pairs, return_index=True, return_inverse=True)
+        self._key = np.concatenate([self._key, self._key.max(initial=0) + 1 + same])
         self._ids, self._length = np.concatenate([self._ids, ids]), np.concatenate([self._length, length])
         check_length(self.language, int(length.max(initial=0)))
-        return self._laws(ids, length)
+        return self._laws(ids[first], length[first])[same]
 
     def keep(self, histories: Int[np.ndarray, " kept"]) -> None:
         """See `TokenRows.keep`."""
-        self._ids, self._length = self._ids[histories], self._length[histories]
+        self._ids, self._length, self._key = (x[histories] for x in (self._ids, self._length, self._key))
 
     def select(
         self, texts: Int[np.ndarray, " new_texts"], histories: Int[np.ndarray, " kept"], owner: np.ndarray
@@ -102,8 +106,6 @@ class PromptRows:
         rows = np.empty((len(ids), self.language.vocab_size))
         for n in np.unique(length):
             group = np.flatnonzero(length == n)
-            # texts often share histories, replicates of one text most of them
-            different, which = np.unique(ids[group, :n], axis=0, return_inverse=True) if n else (ids[:1, :0], 0)
-            log_p: Any = self.language.start(list(different))[0]
-            rows[group] = as_numpy(check_distribution(log_p, what=f"log_p of {self.language.name}"))[which]
+            log_p: Any = self.language.start(list(ids[group, :n]))[0]
+            rows[group] = as_numpy(check_distribution(log_p, what=f"log_p of {self.language.name}"))
         return rows

@@ -3,7 +3,7 @@
 Histories of a text differ in their last few tokens, so each token of the tree is computed and held once. A row of the batch
 is a text; the tokens of its tree stand in *slots* in the order they came, each with its own position (its depth), and a mask
 lets a token see its ancestors alone, within the sliding window where there is one. Slots that no history sees any more are
-removed when they outnumber the others. This is tree attention (Miao et al. 2024, SpecInfer), used here to sum.
+removed when they are a fifth of all. This is tree attention (Miao et al. 2024, SpecInfer), used here to sum.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from .language import NeuralLanguage
 
 __all__ = ["TreeRows"]
 
-_ROOM = 32  # slots allocated at least
+_ROOM = 16  # slots allocated at least, and freed at least
 _KINDS = {"full_attention": None, "sliding_attention": "sliding_window"}
 
 
@@ -96,7 +96,7 @@ class TreeRows:
         start = [] if self.language.bos is None else [self.language.bos]
         ids = np.array([*start, *self.before], dtype=np.int64)
         check_length(self.language, len(self.before))
-        self._cache = DynamicCache()
+        self._cache, self._enough = DynamicCache(), _ROOM
         self._cache.layers = [_Slots() for _ in new_cache(self.language.model).layers]
         self._slot_depth = np.arange(len(ids))[None]
         self._tokens, self._text = np.array([len(ids)]), np.zeros(1, np.int64)
@@ -152,15 +152,18 @@ class TreeRows:
             layer.pick(*where)
 
     def _compact(self) -> None:
-        """Remove the slots that no history can see, when most of the slots are such."""
+        """Remove the slots that no history can see, when they are about a fifth of all."""
         texts, slots = self._slot_depth.shape
+        if slots <= self._enough:
+            return
         reach = self._windows[0]  # None, a layer that sees everything, comes first
         if reach is not None:
             self._seen &= self._slot_depth[self._text] > (self._tokens - reach)[:, None]
         live = np.zeros((texts, slots), bool)
         np.logical_or.at(live, self._text, self._seen)
         most = max(int(live.sum(axis=1).max()), 1)
-        if slots <= 2 * most + _ROOM:
+        self._enough = most + most // 4 + _ROOM
+        if slots <= self._enough:
             return
         kept = np.argsort(~live, axis=1, kind="stable")[:, :most]  # live slots first, in their order
         self._seen = self._seen[np.arange(len(self._text))[:, None], kept[self._text]]

@@ -6,6 +6,7 @@ The alphabet has 257 symbols: the 256 bytes, then the end of the text, `END`, wh
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from ..errors import DistributionError, ModelError, VocabularyMismatch
@@ -125,11 +126,13 @@ class ByteTrie:
 
         The law is values - normaliser. Raises DistributionError where nothing is left or a value is NaN.
         """
-        values = log_p[:, self.tokens]
+        values = np.take(log_p, self.tokens, axis=1)  # several times faster than log_p[:, tokens], as torch's exp is
         top = values.max(axis=1, keepdims=True)
         if not np.isfinite(top).all():
             raise DistributionError(f"{what} gives no probability to any token with bytes (or NaN) after some tokens")
-        mass = np.add.reduceat(np.exp(values - top), self.root, axis=1)
+        weight = values - top
+        torch.from_numpy(weight).exp_()
+        mass = np.add.reduceat(weight, self.root, axis=1)
         with np.errstate(divide="ignore"):
             log_mass = np.log(mass) + top
         norm = np.log(mass.sum(axis=1)) + top[:, 0]
