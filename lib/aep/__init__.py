@@ -23,6 +23,7 @@ _PUBLIC = {
     "score": "scoring",
     "models": "neural.loading",
     "load": "neural.loading",
+    "per_byte": "neural.per_byte",
     "begin": "outputs",
 }
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..errors import ParameterError
+from ..errors import DistributionError, ParameterError
 from .byte_rows import TokenRows
 from .byte_trie import SYMBOLS, ByteTrie, log_segment_sums, stretches
 
@@ -129,8 +129,24 @@ class ByteBeam:
     def __init__(self, rows: TokenRows, trie: ByteTrie, what: str = "the language", cutoff: float = 0.0):
         self.rows, self.trie, self._what, self._cutoff = rows, trie, what, cutoff
 
-    def begin(self, texts: int) -> None:
-        """Empty texts: P(empty) = 1."""
+    def begin(self, texts: int, prefix: Int[np.ndarray, " bytes"] | None = None, limit: int = 1) -> None:
+        """Empty texts: P(empty) = 1. With a `prefix`, all weights from here on are relative to P(prefix), which is exact:
+        all its histories are kept (ParameterError for more than `limit`). DistributionError where it is 0."""
+        if prefix is None or not len(prefix):
+            self._begin(texts)
+            return
+        cutoff, self._cutoff = self._cutoff, 0.0
+        self._begin(1)
+        for symbol in prefix:
+            self.observe(np.array([symbol]), keep_all(limit))
+        self._cutoff, log_p = cutoff, self.log_kept[0]
+        if np.isneginf(log_p):
+            raise DistributionError(f"no text of {self._what} begins with {bytes(prefix.tolist())!r}, its prefix")
+        self._open = self._open._replace(log_p=self._open.log_p - log_p)
+        self.log_kept, self.log_conditional = np.zeros(1), np.zeros(1)
+        self.select(np.zeros(texts, np.int64))
+
+    def _begin(self, texts: int) -> None:
         none = np.empty(0, np.int64)
         self.texts = texts
         self._open = _Open(none, none, np.empty(0), np.empty(0), none)

@@ -38,6 +38,8 @@ class ByteLanguage:
     cutoff : of a beam, the share of a text's weight below which a longer history is not begun. With 1e-4 a beam of 8 of
         docs-400k asks the network a third as often, for 1e-5 nats per byte of its bound on text like its own
     before : token ids before every text, after the start token; needed where there is no start token
+    prefix : bytes before every text and every prompt, as some tokenizers put a space there: P(s) is then P(s | prefix) =
+        P(prefix s) / P(prefix), where P(prefix) is exact, so that the bound of a beam stays a bound
     shared : whether histories of a network share its key-value cache (one tree of tokens per text); False asks for every
         history anew, much slower and right for any network
 
@@ -71,6 +73,7 @@ class ByteLanguage:
         cutoff: float = 0.0,
         limit: int = LIMIT,
         before: Sequence[int] | np.ndarray = (),
+        prefix: str | bytes = b"",
         shared: bool = True,
     ):
         if len(pieces) != language.vocab_size:
@@ -80,6 +83,8 @@ class ByteLanguage:
         self.language, self.pieces, self.trie = language, list(pieces), ByteTrie(pieces, language.eos)
         self.before, self.shared, self.limit = check_before(language, before), shared, whole("limit", limit)
         self.eos = None if language.eos is None else END
+        self.prefix = prefix.encode() if isinstance(prefix, str) else bytes(prefix)
+        self.check([self._prefix], "the prefix")
         if hasattr(language, "dtype_name"):
             self.dtype_name = language.dtype_name
         self._set(width, cutoff)
@@ -94,7 +99,7 @@ class ByteLanguage:
         self.name = f"{self.language.name}/bytes{kept}"
         said = f"bytes {self.language.fingerprint} {self.beam_width} {self.cutoff} {self.before.tolist()} "
         digest = hashlib.sha256(said.encode())
-        for piece in self.pieces:
+        for piece in [*self.pieces, *([self.prefix] if self.prefix else [])]:
             digest.update(b"-" if piece is None else b"%d:%b" % (len(piece), piece))
         self.fingerprint = digest.hexdigest()[:16]
 
@@ -114,9 +119,15 @@ class ByteLanguage:
         """What is kept of the histories of a text after every symbol."""
         return keep_all(self.limit) if self.beam_width is None else keep_best(self.beam_width)
 
-    def beam(self, cutoff: float = 0.0) -> ByteBeam:
-        """A new engine, which has not begun."""
-        return ByteBeam(self._rows(), self.trie, self.language.name, cutoff)
+    def begin(self, texts: int, cutoff: float = 0.0) -> ByteBeam:
+        """A new engine at the beginning of `texts` texts, after the prefix."""
+        beam = ByteBeam(self._rows(), self.trie, self.language.name, cutoff)
+        beam.begin(texts, self._prefix, self.limit)
+        return beam
+
+    @property
+    def _prefix(self) -> Int[np.ndarray, " bytes"]:
+        return np.frombuffer(self.prefix, np.uint8).astype(np.int64)
 
     def _rows(self) -> TokenRows:
         if self.shared and isinstance(self.language, NeuralLanguage):
@@ -128,8 +139,8 @@ class ByteLanguage:
         return not bos and self.language.needs_context(False)
 
     def stepping(self, texts: int) -> AbstractContextManager:
-        """See `NeuralLanguage.stepping`: histories of a text share a step, so texts are what counts. With docs-400k two threads
-        were 1.1 times as fast as one on an idle machine, and 10 times slower on a busy one."""
+        """See `NeuralLanguage.stepping`: histories of a text share a step, so texts are what counts. With docs-400k two
+        threads were 1.1 times as fast as one on an idle machine, and 10 times slower on a busy one."""
         return getattr(self.language, "stepping", nullcontext)(texts)
 
     def encode(self, text: str | bytes) -> Int[np.ndarray, " bytes"]:
@@ -147,8 +158,7 @@ class ByteLanguage:
         if len(lengths) != 1:
             raise PromptError(f"prompts of {lengths} bytes in one batch: group them by length")
         self.check(ids, "prompt")
-        beam = self.beam(self.cutoff)
-        beam.begin(len(ids))
+        beam = self.begin(len(ids), self.cutoff)
         for column in np.stack(ids).T:
             beam.observe(column, self.rule)
         return self._law(beam), beam
@@ -266,14 +276,14 @@ def follow(
     language: ByteLanguage, ids: list[np.ndarray], rule: Callable[[int, int], Rule], cutoff: float = 0.0
 ) -> dict[str, list[np.ndarray]]:
     """The beam along texts sorted by falling length; `rule(t, active)` is what is kept at byte t of the first `active`."""
-    lengths, beam = np.array([len(s) for s in ids]), language.beam(cutoff)
+    lengths = np.array([len(s) for s in ids])
     values = {name: np.full((len(ids), lengths[0]), -np.inf) for name in ("kept", "dropped", "conditional")}
     histories = np.zeros((len(ids), lengths[0]), np.int64)
     padded = np.full((len(ids), lengths[0]), -1)
     for row, s in zip(padded, ids, strict=True):
         row[: len(s)] = s
     with language.stepping(len(ids)):
-        beam.begin(len(ids))
+        beam = language.begin(len(ids), cutoff)
         for t in range(lengths[0]):
             active = int((lengths > t).sum())
             if active < beam.texts:

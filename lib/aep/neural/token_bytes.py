@@ -26,7 +26,8 @@ class Pieces(NamedTuple):
     """`pieces`: per token id its bytes, or None for a special token, a row of the logits without a token or an empty one.
 
     `prefix`: what the tokenizer puts before every text, b" " or b"": text s is spelled as prefix + s, and P(s | prefix) is
-    what is meant by the probability of s.
+    what is meant by the probability of s. Some tokenizers put none before a text that has a space there already: to them
+    " a" and "a" are the same tokens, which spell the text "a".
     """
 
     pieces: list[bytes | None]
@@ -93,13 +94,14 @@ def _of_sentence_piece(token: str) -> bytes:
 
 def _prefix(language: Any, pieces: list[bytes | None]) -> bytes:
     """The space before every text, or nothing; VocabularyMismatch where the tokens of a probe do not spell it."""
-    prefixes = set()
+    found = {}
     for probe in _PROBES:
         spelled = [pieces[i] for i in language.encode(probe)]
         if None in spelled:
             raise _refused(language.name, f"it writes {probe!r} with a special token, so not every byte has one")
         whole, text = b"".join(spelled), probe.encode()
-        prefixes.add(whole.removesuffix(text) if whole.endswith(text) else None)
+        found[probe] = whole.removesuffix(text) if whole.endswith(text) else None
+    prefixes = {before for probe, before in found.items() if not (probe.startswith(" ") and before == b"")}
     if len(prefixes) > 1 or prefixes - {b"", b" "}:
         raise _refused(language.name, "its tokens do not spell the text: it is changed before it is cut into tokens")
     return prefixes.pop()
