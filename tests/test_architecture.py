@@ -18,7 +18,7 @@ FLOORS = [
     {"adaptors"},
     {"languages"},
     {"records", "store", "outputs", "data_table"},
-    {"reduction", "sampling", "scoring"},
+    {"reduction", "sampling", "scoring", "stretches"},
     {"neural"},
     {"analysis"},
     {"plotting"},

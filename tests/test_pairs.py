@@ -19,6 +19,7 @@ import aep
 import oracles
 from aep import information as info
 from aep.adaptors import parse
+from aep.analysis import pairs as pairs_module
 from aep.analysis.pairs import PairRecords, pair_columns, pair_records, text_seed
 from aep.analysis.typicality import calibration
 from aep.errors import AdaptorError, ContextTooLong, ParameterError, PromptError, RecordError, VocabularyMismatch
@@ -329,6 +330,7 @@ SHORT, COIN = CHAINS | {"S": Short(P, name="short")}, MarkovChain([[0.5, 0.5], [
         ({"samplers": {"x": 0.8}}, AdaptorError, "adaptor=0.8: give an adaptor such as"),
         ({"languages": CHAINS | {"two": COIN}}, VocabularyMismatch, "compare them per byte"),
         ({"languages": SHORT, "prompts": [[0] * 12]}, ContextTooLong, "prompt 0 has 12 tokens, short a context of 10"),
+        ({"languages": SHORT, "prompts": [[0] * 10]}, ContextTooLong, "prompt 0 has 10"),
         ({"languages": SHORT, "prompts": [[0] * 8]}, ContextTooLong, "ask for at most 2 tokens"),
     ],
 )  # fmt: skip
@@ -340,9 +342,16 @@ def test_what_cannot_be_meant_is_refused_in_one_line_before_anything_is_drawn(ch
     assert "\n" not in str(caught.value)
 
 
+def test_a_list_in_the_place_of_labels_is_named():
+    with pytest.raises(ParameterError, match=r"samplers=\['top_k\(2\)'\]: give a label for each, such as {'cold'"):
+        pairs_module._labelled("samplers", ["top_k(2)"], "{'cold': 'temperature(.5)'}")
+
+
 def test_an_unknown_pair_is_named_with_the_nearest_one(pairs):
     with pytest.raises(KeyError, match=r"unknown pair 'P/warm/Q': did you mean 'P/top/Q'|'P/cold/Q'"):
         pairs["P", "warm", "Q"]
+    with pytest.raises(KeyError, match=r"unknown source and sampler 'P/warm': did you mean"):
+        pairs.by_scorer("P", "warm")
     assert pairs.get(("P", "warm", "Q")) is None and ("P", "cold", "Q") in pairs
 
 

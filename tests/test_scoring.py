@@ -278,7 +278,7 @@ class Foreign:
         ({"adaptor": TEMPERED}, AdaptorError, "an adaptor belongs to a source; for log_q columns use adaptors"),
         ({"source": FiniteLanguage([0.5, 0.5])}, VocabularyMismatch, r"finite\(2\) \(2 tokens\) and .*per byte"),
         ({"chunk": 0}, ParameterError, "chunk=0"),
-        ({"texts": []}, PromptError, "text 0 is empty"),
+        ({"texts": []}, PromptError, "no text is given"),
         ({"texts": ""}, PromptError, "empty"),
         ({"texts": ["a b", ""]}, PromptError, "text 1 is empty"),
         ({"texts": [[0, 1], [3]]}, PromptError, "text 1 holds token id 3, outside the vocabulary of 3"),
@@ -383,7 +383,7 @@ def test_a_name_in_the_place_of_a_model_is_named():
 def test_an_option_that_cannot_be_meant_is_named(options, error, message):
     usual = {"context": "full", "bos": True, "chunk": 1, "overlap": None, "compiled": None}
     with pytest.raises(error, match=message):
-        scoring._check_options(**usual | {"source": None, "adaptor": None, "adaptors": ()} | options)
+        scoring._check_options(**usual | {"adaptors": ()} | options)
 
 
 @pytest.mark.parametrize("texts", [{"a": 1}, ["a", [1, 2]], [[1], "a"], 5])
@@ -417,3 +417,22 @@ def test_a_record_written_while_sampling_is_not_taken_for_texts_whose_prompt_was
     expected = aep.score(replace(other, records=None), tiny("mistral"))
     np.testing.assert_array_equal(aep.score(other, tiny("mistral"))["surprisal"], expected["surprisal"])
     assert aep.score(texts, tiny("mistral")) is texts.records
+
+
+def test_the_adaptor_of_a_source_is_the_one_its_texts_record():
+    texts = aep.sample(CHAIN, texts=3, tokens=20, seed=50, adaptor="temperature(.5)|top_k(2)")
+    recorded = aep.score(texts, HIDDEN, source=CHAIN)
+    given = aep.score(texts, HIDDEN, source=CHAIN, adaptor=aep.temperature(0.5) | aep.top_k(2))
+    assert recorded.meta == given.meta and recorded.meta["adaptor"] == "temperature(0.5)|top_k(2)"
+    for name, column in given.columns.items():
+        np.testing.assert_array_equal(recorded[name], column)
+    with pytest.warns(
+        UserWarning, match=r"drew these texts with temperature\(0.5\)\|top_k\(2\).* adaptor=ancestral\(\)"
+    ):
+        other = aep.score(texts, HIDDEN, source=CHAIN, adaptor="ancestral()")
+    assert other.meta["adaptor"] == "ancestral()"
+    plain = aep.score(texts.ids, HIDDEN, source=CHAIN)  # ids alone record nothing
+    np.testing.assert_array_equal(plain["cross_entropy"], other["cross_entropy"])
+    assert (recorded["cross_entropy"] != plain["cross_entropy"]).all()
+    elsewhere = aep.score(texts, CHAIN, source=HIDDEN)  # not the language that drew them
+    assert elsewhere.meta["adaptor"] == "ancestral()"

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import aep
-from aep import scoring
 from aep.errors import ContextTooLong, ParameterError
 from aep.languages import MarkovChain
 from aep.neural import cache, compiled, language
 from aep.records import Texts
+from aep.stretches import choose_context
 from test_scoring import CUT, assert_equal, laws, ragged, reference
 from tiny_models import VOCAB, WINDOW, one_thread, save_model, tiny  # noqa: F401
 
@@ -140,10 +140,10 @@ def test_an_unknown_start_token_policy_is_refused(tiny):  # noqa: F811
 
 def test_the_policy_is_chosen_by_length_and_by_what_is_exact(tiny):  # noqa: F811
     limit = tiny("gpt2").context_length
-    assert scoring.choose_context(tiny("gpt2"), limit) == "full"
-    assert scoring.choose_context(tiny("gpt2"), limit + 1) == "strided"
-    assert scoring.choose_context(tiny("mistral"), limit + 1) == "rolling"
-    assert scoring.choose_context(MarkovChain(np.full((2, 2), 0.5)), 10**6) == "full"
+    assert choose_context(tiny("gpt2"), limit) == "full"
+    assert choose_context(tiny("gpt2"), limit + 1) == "strided"
+    assert choose_context(tiny("mistral"), limit + 1) == "rolling"
+    assert choose_context(MarkovChain(np.full((2, 2), 0.5)), 10**6) == "full"
 
 
 # ------------------------------------------------------------------------------------------------ cache, compiled

@@ -152,7 +152,7 @@ def _fits(language: Any, tokens: int) -> bool:
 
 def _context(options: Any, language: Any, tokens: int) -> tuple[str, str]:
     """The policy, chosen if it was not asked for, and why."""
-    from .scoring import choose_context
+    from .stretches import choose_context
 
     if options.context is not None:
         return options.context, "as asked for"

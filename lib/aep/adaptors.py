@@ -22,6 +22,7 @@ __all__ = [
     "Adaptor",
     "Adapted",
     "ancestral",
+    "as_adaptor",
     "epsilon",
     "eta",
     "locally_typical",
@@ -254,3 +255,16 @@ def parse(text: str) -> Adaptor:
             raise AdaptorError(f"{kind}({value}): the parameter must be {_KINDS[kind][0][0]}") from None
         adaptor = adaptor | _single(kind, number)
     return adaptor
+
+
+def as_adaptor(value: Any) -> Adaptor:
+    """An adaptor, the adaptor of a string, or `ancestral()` for None; AdaptorError for anything else.
+
+    >>> as_adaptor("top_k(50)") == top_k(50)
+    True
+    """
+    if isinstance(value, str):
+        return parse(value)
+    if not isinstance(value, Adaptor | None):
+        raise AdaptorError(f"adaptor={value!r}: give an adaptor such as aep.temperature(.8), or its string")
+    return value or ancestral()

@@ -85,9 +85,9 @@ class Texts:
     def from_ids(cls, language: Any, ids: Sequence[Sequence[int | np.integer] | np.ndarray] | np.ndarray) -> "Texts":
         """Texts given as token ids, without prompt and without a sampler; PromptError for an empty one."""
         arrays = [as_ids(row, language.vocab_size, f"text {k}") for k, row in enumerate(ids)]
-        empty = next((k for k, a in enumerate(arrays) if not a.size), None)
-        if empty is not None or not arrays:
-            raise PromptError(f"text {empty or 0} is empty: there is nothing to score")
+        empty = next((f"text {k} is empty" for k, a in enumerate(arrays) if not a.size), None)
+        if empty or not arrays:
+            raise PromptError(f"{empty or 'no text is given'}: there is nothing to score")
         return cls(arrays, [np.empty(0, np.int64)], np.zeros(len(arrays), int), language=language)
 
     def __len__(self) -> int:

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from ._array import as_float64, as_numpy, gather, like, namespace
 from ._progress import progress
-from .adaptors import Adaptor, ancestral
-from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
+from .adaptors import Adaptor, as_adaptor
+from .errors import ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
 from .information import check_distribution
 from .languages.protocol import Language, as_ids
 from .records import Records, Texts
@@ -57,7 +57,7 @@ def sample(
     texts: int = 1,
     tokens: int,
     seed: int,
-    adaptor: Adaptor | None = None,
+    adaptor: Adaptor | str | None = None,
     stop: str = "never",
     store: Any = None,
     record: bool = False,
@@ -71,7 +71,8 @@ def sample(
     texts : number per prompt
     seed : with the indices of prompt and text it determines a text, whatever `batch` is in double precision; in single or
         half a probability may round differently in another batch, and a text with it
-    adaptor : `ancestral()` unless given; never inherited from a model's generation config
+    adaptor : an adaptor or its string ("temperature(.8)|top_k(50)"), `ancestral()` unless given; never inherited from a
+        model's generation config
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
     store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
         complete, and found again by any request that contains them
@@ -270,11 +271,7 @@ def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
         raise ParameterError(unknown_name("stop rule", stop, _STOPS))
     if stop == "eos" and language.eos is None:
         raise ParameterError(f"stop='eos': {language.name} has no end token; use stop='never'")
-    if adaptor is None:
-        return ancestral()
-    if not isinstance(adaptor, Adaptor):
-        raise AdaptorError(f"adaptor={adaptor!r}: give an adaptor such as aep.temperature(.8) | aep.top_k(50)")
-    return adaptor
+    return as_adaptor(adaptor)
 
 
 def _prompt_ids(language, prompts) -> list[np.ndarray]:
@@ -299,11 +296,11 @@ def _prompt_ids(language, prompts) -> list[np.ndarray]:
 
 def _check_context(language, prompts, tokens) -> None:
     limit = getattr(language, "context_length", None)
-    longest = max(map(len, prompts)) + tokens
-    if limit is not None and longest > limit:
+    prompt = max(map(len, prompts))
+    if limit is not None and prompt + tokens > limit:
+        mend = f"ask for at most {limit - prompt} tokens" if prompt < limit else f"shorten the prompt of {prompt}"
         raise ContextTooLong(
-            f"prompt and text have {longest} tokens, {language.name} has a context of {limit}: ask for at most "
-            f"{limit - max(map(len, prompts))} tokens"
+            f"prompt and text have {prompt + tokens} tokens, {language.name} has a context of {limit}: {mend}"
         )
 
 

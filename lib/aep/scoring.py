@@ -1,37 +1,29 @@
 """Scoring: one pass over a language yields, per token, every column of `Records`. Memory is O(chunk x vocab)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
+from warnings import warn
 
 import numpy as np
 
 from ._array import as_numpy, like
 from ._progress import progress
-from .adaptors import Adaptor, ancestral
-from .errors import AdaptorError, ContextTooLong, ParameterError, PromptError, VocabularyMismatch, unknown_name
-from .languages.protocol import Language, as_ids, row_order
+from .adaptors import Adaptor, ancestral, as_adaptor
+from .errors import AdaptorError, ParameterError, PromptError, VocabularyMismatch, unknown_name
+from .languages.protocol import Language, row_order
 from .records import Records, Texts
 from .reduction import row_columns
 from .store import Store, open_store, shards_of
+from .stretches import batches_of, stretches_of
 
-__all__ = ["batch_tokens", "choose_context", "chunk_rows", "description", "key_parts", "score"]
+__all__ = ["batch_tokens", "chunk_rows", "description", "key_parts", "score"]
 
 _CONTEXTS = ("full", "rolling", "strided")
 _HIDDEN = 2**20  # hidden values of a batch: texts that go through a network side by side
 _ENTRIES = 2**23  # of a chunk of logits
-
-
-class _Job(NamedTuple):
-    """A stretch of one text that is scored in one go: what comes before it, its tokens, and where they stand."""
-
-    context: np.ndarray
-    ids: np.ndarray
-    text: int
-    offset: int  # position of ids[0] in the text
-    bos: bool  # whether the start token comes before `context`
 
 
 def score(
@@ -39,7 +31,7 @@ def score(
     scorer: Language,
     *,
     source: Language | None = None,
-    adaptor: Adaptor | None = None,
+    adaptor: Adaptor | str | None = None,
     adaptors: Sequence[Adaptor] = (),
     context: str = "full",
     bos: bool | str = True,
@@ -54,7 +46,8 @@ def score(
     ----------
     texts : `Texts` of `sample` (prompts are context and never scored), or strings or id sequences without prompt
     source, adaptor : the language that wrote the texts and the adaptor it used. b_t and v_t then use its adapted law
-        p_A ("source-masked": the source's own support mask applies to p_A, the scorer stays untruncated)
+        p_A ("source-masked": the source's own support mask applies to p_A, the scorer stays untruncated). The adaptor is
+        the one that `Texts` of that source record, unless given (with a warning where it differs); ancestral for others
     adaptors : further adaptors of the *scorer* whose `log_q_<adaptor>` columns are wanted
     context : "full": prompt and text within the context length. "rolling": the model's own sliding window, any length,
         exact; only for models whose every layer has one. "strided": windows of the context length that share `overlap`
@@ -76,12 +69,13 @@ def score(
     """
     check_languages(scorer, source)
     texts = texts if isinstance(texts, Texts) else _as_texts(texts, scorer)
+    adaptor = _of_source(texts, source, adaptor)
     chunk = chunk_rows(scorer.vocab_size) if chunk is None else chunk
-    _check_options(context, bos, chunk, overlap, compiled, source, adaptor, adaptors)
+    _check_options(context, bos, chunk, overlap, compiled, adaptors)
     _check_pair(texts.language, scorer, "the texts of ")
     _check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
-    jobs = _jobs(texts, languages, context, bos, overlap)
+    jobs = stretches_of(texts, languages, context, bos, overlap)
     meta, batch = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap), batch_tokens(*languages)
     opened, written = open_store(store), _written(texts, meta)
     if written is not None and opened is None:
@@ -131,14 +125,6 @@ def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch, writ
     return replace(Records.concatenate(found), meta=meta, language=scorer)
 
 
-def choose_context(language: Language, tokens: int) -> str:
-    """The policy for one text of `tokens` tokens: "full" if it fits, else "rolling" if that is exact, else "strided"."""
-    limit = getattr(language, "context_length", None)
-    if limit is None or tokens <= limit:
-        return "full"
-    return "rolling" if language.is_rolling else "strided"
-
-
 def chunk_rows(vocab_size: int) -> int:
     """Rows whose full distributions are held at once: about 2^23 entries."""
     return min(max(_ENTRIES // vocab_size, 64), 1024)
@@ -158,7 +144,7 @@ def check_languages(*languages) -> None:
             raise ParameterError(f"{language!r} is not a language: a model is loaded by aep.load({str(language)!r})")
 
 
-def _check_options(context, bos, chunk, overlap, compiled, source, adaptor, adaptors) -> None:
+def _check_options(context, bos, chunk, overlap, compiled, adaptors) -> None:
     if context not in _CONTEXTS:
         raise ParameterError(unknown_name("context", context, _CONTEXTS))
     if overlap is not None and context != "strided":
@@ -171,11 +157,27 @@ def _check_options(context, bos, chunk, overlap, compiled, source, adaptor, adap
         raise ParameterError(f"chunk={chunk!r}: at least 1 row is needed")
     if not isinstance(adaptors, list | tuple):
         raise AdaptorError(f"adaptors={adaptors!r}: give a list, such as adaptors=[aep.temperature(.8)]")
-    for a in (adaptor, *adaptors):
-        if a is not None and not isinstance(a, Adaptor):
+    for a in adaptors:
+        if not isinstance(a, Adaptor):
             raise AdaptorError(f"adaptor={a!r}: give an adaptor such as aep.temperature(.8)")
-    if adaptor is not None and source is None:
-        raise AdaptorError(f"adaptor={adaptor}: an adaptor belongs to a source; for log_q columns use adaptors=[...]")
+
+
+def _of_source(texts: Texts, source: Language | None, adaptor: Adaptor | str | None) -> Adaptor | None:
+    """The adaptor that was given, else the one that texts of this source record, else ancestral; None without a source."""
+    if source is None:
+        if adaptor is not None:
+            raise AdaptorError(
+                f"adaptor={adaptor}: an adaptor belongs to a source; for log_q columns use adaptors=[...]"
+            )
+        return None
+    sampler = texts.sampler if texts.sampler.get("fingerprint") == source.fingerprint else {}
+    used = as_adaptor(sampler.get("adaptor") if adaptor is None else adaptor)
+    if (recorded := sampler.get("adaptor")) not in (None, str(used)):
+        warn(
+            f"{source.name} drew these texts with {recorded}, and adaptor={used} was given: b and v are of {used}",
+            stacklevel=3,
+        )
+    return None if used.is_ancestral else used
 
 
 def _as_texts(texts, scorer) -> Texts:
@@ -188,55 +190,6 @@ def _as_texts(texts, scorer) -> Texts:
     return Texts.from_ids(scorer, texts)
 
 
-def _jobs(texts, languages, context, bos, overlap) -> list[_Job]:
-    """The stretches of each text; a text without any context gives its first token away as one."""
-    vocab, give_away = languages[0].vocab_size, any(x.needs_context(bool(bos)) for x in languages)
-    if context == "rolling":
-        _check_rolling(languages)
-    limits = [n for x in languages if (n := getattr(x, "context_length", None)) is not None]
-    jobs = []
-    for i, ids in enumerate(texts.ids):
-        ids = as_ids(ids, vocab, f"text {i}")
-        before = as_ids(texts.prompts[texts.prompt[i]], vocab, f"prompt of text {i}")
-        if give_away and not len(before):
-            before, ids = ids[:1], ids[1:]
-        if not len(ids):
-            raise PromptError(f"text {i} has no token to score: without a start token the first one is only context")
-        if context == "strided" and limits:
-            jobs += _windows(_Job(before, ids, i, 0, bool(bos)), min(limits), overlap, bos == "every")
-        else:
-            jobs.append(_Job(before, ids, i, 0, bool(bos)))
-    if context == "full":
-        _check_lengths(jobs, languages)
-    return jobs
-
-
-def _windows(job: _Job, size: int, overlap: int | None, every: bool) -> Iterator[_Job]:
-    """Windows of at most `size` tokens that share `overlap`; each token is scored in the first window that holds it."""
-    overlap = size // 2 if overlap is None else overlap
-    if isinstance(overlap, bool) or not isinstance(overlap, int | np.integer) or not 1 <= overlap < size:
-        raise ParameterError(f"overlap={overlap!r}: from 1 to {size - 1} tokens for windows of {size}")
-    context, bos, done = job.context, job.bos, 0
-    if len(context) >= size:  # even the prompt fills a window: its end is the context
-        context, bos = context[-overlap:], every and bos
-    everything = np.concatenate([job.context, job.ids])
-    while done < len(job.ids):
-        scored = job.ids[done : done + size - len(context)]
-        yield _Job(context, scored, job.text, job.offset + done, bos)
-        done += len(scored)
-        end = len(job.context) + done
-        context, bos = everything[end - overlap : end], every and job.bos
-
-
-def _check_rolling(languages) -> None:
-    for language in languages:
-        if getattr(language, "context_length", None) is not None and not language.is_rolling:
-            raise ParameterError(
-                f"context='rolling': {language.name} has layers without a sliding window, so no cache of fixed size is "
-                "exact; use 'full', or 'strided' for texts beyond its context"
-            )
-
-
 def _check_pair(source, scorer, what: str = "") -> None:
     if source is None:
         return
@@ -245,20 +198,8 @@ def _check_pair(source, scorer, what: str = "") -> None:
     if not same or (a and b and a != b):
         raise VocabularyMismatch(
             f"{what}{source.name} ({source.vocab_size} tokens) and {scorer.name} ({scorer.vocab_size} tokens) have "
-            "different vocabularies, so h_(A,B) per token is undefined: compare them per byte"
+            "different vocabularies, so h_(A,B) per token is undefined: compare them per byte, each as aep.per_byte(model)"
         )
-
-
-def _check_lengths(jobs, languages) -> None:
-    for language in languages:
-        limit = getattr(language, "context_length", None)
-        for job in jobs:
-            if limit is not None and len(job.context) + len(job.ids) > limit:
-                other = "'rolling'" if language.is_rolling else "'strided'"
-                raise ContextTooLong(
-                    f"text {job.text} has {len(job.context) + len(job.ids)} tokens with its prompt, {language.name} has a "
-                    f"context of {limit}: context='full' needs shorter texts; {other} takes any length"
-                )
 
 
 def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -> Records:
@@ -267,7 +208,7 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
     fused = scorer.fused(total * scorer.vocab_size, compiled) if hasattr(scorer, "fused") else None
     reduce = partial(row_columns, adaptor=adaptor, adaptors=tuple(adaptors), fused=fused)
     with progress(total=total, desc=f"scoring under {scorer.name}", unit="token") as bar:
-        for group in _batches(jobs, batch):
+        for group in batches_of(jobs, batch):
             text, position = row_order([job.ids for job in group])
             starts = np.cumsum([0, *(len(job.ids) for job in group)])
             token = np.concatenate([job.ids for job in group])[starts[text] + position]
@@ -300,19 +241,6 @@ def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str,
         done += n
         bar.update(n)
     return reduced
-
-
-def _batches(jobs: list[_Job], tokens: int) -> Iterator[list[_Job]]:
-    """Stretches sorted by length, in batches of at most `tokens` padded tokens and one start-token policy."""
-    order = sorted(range(len(jobs)), key=lambda i: (jobs[i].bos, len(jobs[i].context) + len(jobs[i].ids), i))
-    batch: list[_Job] = []
-    for job in (jobs[i] for i in order):
-        width = len(job.context) + len(job.ids)
-        if batch and ((len(batch) + 1) * width > tokens or batch[0].bos != job.bos):
-            yield batch
-            batch = []
-        batch.append(job)
-    yield batch
 
 
 def description(

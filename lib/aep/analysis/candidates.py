@@ -147,6 +147,8 @@ def pair_evidence(pairs: PairRecords) -> PairEvidence:
     No pass: a pair record's plain columns are the scorer's. Where a sampler is not ancestral they need its
     `log_q_<adaptor>` column: ``pair_records(..., adaptors=[...])`` with every such sampler; RecordError without.
     """
+    if not isinstance(pairs, PairRecords):
+        raise ParameterError(f"{type(pairs).__name__} given: pair_evidence takes what `pair_records` returns")
     drawn = list(pairs.texts)
     scorers = dict.fromkeys(source for source, _ in drawn)
     records = {b: Records.concatenate([pairs[a, s, b] for a, s in drawn]) for b in scorers}

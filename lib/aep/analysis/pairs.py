@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from .._progress import progress
-from ..adaptors import Adaptor, ancestral, parse
-from ..errors import AdaptorError, ContextTooLong, ParameterError, unknown_name
+from ..adaptors import Adaptor, ancestral, as_adaptor
+from ..errors import ContextTooLong, ParameterError, unknown_name
 from ..information import THETAS
 from ..languages.protocol import Language
 from ..records import Records, Texts, theta_column
@@ -62,7 +62,9 @@ class PairRecords(Mapping):
         )
 
     def by_scorer(self, source: str, sampler: str = "ancestral") -> dict[str, Records]:
-        """The records of the same texts under every scorer."""
+        """The records of the same texts under every scorer; KeyError, naming the nearest, for texts that nobody drew."""
+        if (source, sampler) not in self.texts:
+            raise KeyError(unknown_name("source and sampler", f"{source}/{sampler}", map("/".join, self.texts)))
         return {scorer: found for (a, s, scorer), found in self.items() if (a, s) == (source, sampler)}
 
     def per_text(self) -> pd.DataFrame:
@@ -176,7 +178,10 @@ def pair_records(
     ------
     VocabularyMismatch, ContextTooLong, PromptError, AdaptorError, ParameterError : before anything is drawn
     """
-    chosen = {k: _adaptor(v) for k, v in ({"ancestral": None} if samplers is None else samplers).items()}
+    samplers = {"ancestral": None} if samplers is None else samplers
+    _labelled("languages", languages, "{'a': language}")
+    _labelled("samplers", samplers, "{'cold': 'temperature(.5)'}")
+    chosen = {k: as_adaptor(v) for k, v in samplers.items()}
     check_pairs(languages, prompts, chosen, texts=texts, tokens=tokens, seed=seed, batch=batch)
     names, opened = list(languages), open_store(store)
     with progress(total=len(names) ** 2 * len(chosen), desc="pairs", unit="pair") as bar:
@@ -236,12 +241,9 @@ def _own(texts: Texts, language: Language, adaptor: Adaptor, options: dict[str, 
     return replace(plain, columns=plain.columns | columns, meta=meta, language=None)
 
 
-def _adaptor(value: Any) -> Adaptor:
-    if isinstance(value, str):
-        return parse(value)
-    if not isinstance(value, Adaptor | None):
-        raise AdaptorError(f"adaptor={value!r}: give an adaptor such as aep.temperature(.8), or its string")
-    return value or ancestral()
+def _labelled(name, value, such) -> None:
+    if not isinstance(value, Mapping):
+        raise ParameterError(f"{name}={value!r}: give a label for each, such as {such}")
 
 
 def check_pairs(
