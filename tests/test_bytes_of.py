@@ -7,6 +7,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import aep
+from aep.__main__ import main
+from aep.analysis.attribution import choices
+from aep.analysis.candidates import evidence
+from aep.analysis.pairs import pair_records
+from aep.analysis.typicality import calibration, z_test
 from aep.errors import DistributionError, ModelError, ParameterError, PromptError, VocabularyMismatch
 from aep.languages import FiniteLanguage
 from aep.neural.byte_smc import byte_monte_carlo
@@ -205,3 +210,119 @@ def test_per_byte_takes_a_name_a_model_or_a_language_of_bytes(tiny):  # noqa: F8
         aep.per_byte("docs-100")
     with pytest.raises(ParameterError, match="width=0"):
         aep.per_byte(model, 0)
+
+
+def test_models_of_different_tokenizers_are_told_of_per_byte():
+    a, b = aep.load("docs-100k"), aep.load("docs-bytes")
+    with pytest.raises(VocabularyMismatch, match=r"different vocabularies.*each as aep.per_byte\(model\)"):
+        aep.score("text", a, source=b)
+    with pytest.raises(VocabularyMismatch, match=r"aep.per_byte\(model\)"):
+        aep.score(aep.sample(a, texts=1, tokens=4, seed=0), aep.per_byte(b))
+
+
+# ------------------------------------------------------------------------------- everything else of the library on it
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Two embedded models of different tokenizers, per byte, and the records of every pair through a store."""
+    languages = {name: aep.per_byte(name, 4) for name in ("docs-100k", "docs-bytes")}
+    return languages, pair_records(languages, texts=8, tokens=48, seed=7, batch=8, store=True)
+
+
+def test_strings_ids_and_the_store_give_the_same_records_of_bytes(both, tmp_path):
+    languages, _ = both
+    language = languages["docs-100k"]
+    strings = ["The naïve mean.\n", "x = 1"]
+    found = aep.score(strings, language, store=tmp_path)
+    ids = aep.score([np.frombuffer(s.encode(), np.uint8).astype(int) for s in strings], language)
+    again = aep.score(strings, language, store=tmp_path)
+    for name in ("text", "position", "token", "surprisal", "entropy", "varentropy"):
+        np.testing.assert_array_equal(found[name], again[name])
+        np.testing.assert_allclose(ids[name], found[name], atol=1e-12)
+    drawn = aep.sample(language, texts=8, tokens=48, seed=7, batch=8)
+    kept = aep.sample(language, texts=8, tokens=48, seed=7, batch=8, store=tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn.ids, kept.ids, strict=True))
+    assert aep.sample(language, ["The "], texts=2, tokens=9, seed=1, stop="eos").decode(0)
+
+
+def test_two_models_of_different_tokenizers_are_compared_calibrated_and_told_apart(both):
+    _, pairs = both
+    z = []
+    for source, _, scorer in pairs:
+        columns = pairs[source, "ancestral", scorer].columns
+        assert all(np.isfinite(columns[name]).all() for name in ("surprisal", "entropy", "cross_entropy"))
+        own = pairs[source, "ancestral", source].columns
+        np.testing.assert_allclose(columns["source_entropy"], own["entropy"], atol=1e-9)
+        if source == scorer:
+            np.testing.assert_allclose(columns["cross_entropy"], columns["entropy"], atol=1e-9)
+            paths = (columns[name].reshape(8, 48) for name in ("surprisal", "entropy", "varentropy"))
+            z.append(z_test(*paths, least=1.0).z)
+        else:
+            assert columns["cross_entropy"].mean() > columns["source_entropy"].mean()
+    assert calibration(np.concatenate(z)).is_calibrated
+    for wrote in ("docs-100k", "docs-bytes"):
+        found = choices(evidence(pairs.by_scorer(wrote)), [48], rules=["maximum likelihood"])
+        assert (found.choice == wrote).sum() >= 6
+
+
+def test_a_real_model_and_an_embedded_one_are_compared_per_byte(stories260k):
+    languages = {"stories": aep.per_byte(str(stories260k), 4), "docs": aep.per_byte("docs-100k", 4)}
+    pairs = pair_records(languages, texts=3, tokens=40, seed=3)
+    for wrote in languages:
+        found = choices(evidence(pairs.by_scorer(wrote)), [40], rules=["maximum likelihood"])
+        assert (found.choice == wrote).all()
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def command(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_score_per_byte_is_that_of_the_library(capsys, tmp_path):
+    (tmp_path / "t.txt").write_bytes("The naïve mean.\r\n".encode())
+    output = tmp_path / "t.parquet"
+    options = ["--per-byte", "--width", 4, "--adaptor", "top_k(50)", "-o", output]
+    code, out, _ = command(capsys, "score", "docs-100k", tmp_path / "t.txt", *options)
+    direct = aep.score("The naïve mean.\r\n", aep.per_byte("docs-100k", 4), adaptors=[aep.top_k(50)])
+    found = aep.Records.from_parquet(output)
+    assert code == 0 and "18 bytes of" in out and "docs-100k/bytes[4,0.0001] (float64)" in out
+    assert "nats per byte" in out and "bits per byte of 18 bytes" in out
+    for name in ("token", "surprisal", "entropy", "log_q_top_k(50)"):
+        np.testing.assert_allclose(found[name], direct[name], rtol=1e-6)
+
+
+def test_sample_per_byte_is_that_of_the_library(capsys, tmp_path):
+    options = ["--per-byte", "--texts", 2, "--tokens", 12, "--seed", 3, "--prompt", "The", "--no-store"]
+    code, out, _ = command(capsys, "sample", "docs-100k", *options, "-o", tmp_path / "t.parquet")
+    language = aep.per_byte("docs-100k")
+    direct = aep.sample(language, ["The"], texts=2, tokens=12, seed=3)
+    found = aep.Texts.from_parquet(tmp_path / "t.parquet")
+    assert code == 0 and "2 texts, 24 bytes from docs-100k/bytes[8,0.0001]" in out
+    assert all(np.array_equal(a, b) for a, b in zip(found.ids, direct.ids, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--width", 4], "--width 4 belongs to bytes: say --per-byte too"),
+        (["--per-byte", "--width", 0], "--width 0: at least one token sequence"),
+        (["--per-byte", "--context", "strided"], "--context strided is of tokens"),
+        (["--per-byte", "--context", "rolling"], "--context rolling is of tokens"),
+        (["--per-byte", "--bos", "never"], "--bos never: with --per-byte the start token"),
+        (["--per-bite"], "did you mean --per-byte"),
+    ],
+)
+def test_options_that_do_not_go_with_bytes_are_one_line(capsys, tmp_path, arguments, expected):
+    (tmp_path / "t.txt").write_text("text")
+    code, _, err = command(capsys, "score", "docs-100k", tmp_path / "t.txt", *arguments, "-o", tmp_path / "t.parquet")
+    assert code == 2 and expected in err and err.count("\n") == 1
+
+
+def test_a_vocabulary_without_bytes_is_one_line_on_the_command_line(capsys, tmp_path):
+    folder = save_model(tmp_path / "words", "llama")
+    code, _, err = command(capsys, "sample", folder, "--per-byte", "-o", tmp_path / "t.parquet")
+    assert code == 2 and "words cannot be compared per byte" in err and err.count("\n") == 1

@@ -70,7 +70,7 @@ def _arguments() -> argparse.ArgumentParser:
     sub = command("sample", _sample, "draw texts from a model")
     sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
     sub.add_argument("--texts", type=int, default=4, help="number of texts (4)")
-    sub.add_argument("--tokens", type=int, default=200, help="tokens per text (200)")
+    sub.add_argument("--tokens", type=int, default=200, help="tokens per text, bytes with --per-byte (200)")
     sub.add_argument("--seed", type=int, default=0, help="decides which texts are drawn (0)")
     sub.add_argument("--prompt", help="text to go on from (default: the start token alone)")
     sub.add_argument("--adaptor", default="ancestral()", help='e.g. "temperature(.8)|top_k(50)"')
@@ -104,6 +104,9 @@ def _model_options(sub, output: str) -> None:
     dtypes = ["float64", "float32", "bfloat16", "float16"]
     sub.add_argument("--dtype", choices=dtypes, help="default: float64 for embedded models, else the checkpoint's own")
     sub.add_argument("--device", help="cpu (default), cuda, cuda:1, mps")
+    of_bytes = "the model as a language of bytes, its tokens summed over: comparable whatever the tokenizer"
+    sub.add_argument("--per-byte", action="store_true", help=of_bytes)
+    sub.add_argument("--width", type=int, metavar="N", help="with --per-byte: token sequences followed per text (8)")
     sub.add_argument("--revision", help="of a hub model")
     sub.add_argument("-o", dest="output", type=Path, default=Path(output), metavar="FILE", help=f"({output})")
 

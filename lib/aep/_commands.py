@@ -35,6 +35,7 @@ _SHOWN = 1000  # characters of a sampled text
 def score(options: Any) -> int:
     """``aep score``: every column of `aep.Records` of a text file, as Parquet."""
     output = _writable(options.output, options.file)
+    _check_per_byte(options)
     raw = _read(options.file)
     text = raw.decode("utf-8")
     if options.overlap is not None and options.context != "strided":
@@ -54,8 +55,9 @@ def score(options: Any) -> int:
         records = ask([ids])
     source = {"name": options.file.name, "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     replace(records, meta=records.meta | {"file": source}).to_parquet(output)
-    print(f"{len(records)} tokens of {options.file} under {language.name} ({language.dtype_name}), context {context}")
-    print(_summary(records))
+    unit = _unit(language)
+    print(f"{len(records)} {unit}s of {options.file} under {language.name} ({language.dtype_name}), context {context}")
+    print(_summary(records, unit))
     print(_per_byte(records, language, ids, text, len(raw)))
     print(f"written to {options.output}")
     return 0
@@ -64,6 +66,7 @@ def score(options: Any) -> int:
 def sample(options: Any) -> int:
     """``aep sample``: texts drawn from a model, as Parquet; the first one is printed."""
     output = _writable(options.output)
+    _check_per_byte(options)
     adaptor = parse(options.adaptor)
     if options.prompt == "":
         raise PromptError("--prompt is empty: leave it out to sample from the start token alone")
@@ -84,15 +87,41 @@ def sample(options: Any) -> int:
     cut = f" … (the first {_SHOWN} of {len(first)} characters of text 0)" if len(first) > _SHOWN else ""
     print(visible(first[:_SHOWN], {"\n": "\n", "\t": "\t"}) + cut)
     total = sum(map(len, texts.ids))
-    print(f"{len(texts)} texts, {total} tokens from {language.name} ({language.dtype_name}), {adaptor}, ", end="")
+    unit = _unit(language)
+    print(f"{len(texts)} texts, {total} {unit}s from {language.name} ({language.dtype_name}), {adaptor}, ", end="")
     print(f"seed {options.seed}, stop {options.stop}")
-    print(_summary(texts.records) + ("" if adaptor.is_ancestral else f" (of {language.name} without the adaptor)"))
+    of_what = "" if adaptor.is_ancestral else f" (of {language.name} without the adaptor)"
+    print(_summary(texts.records, unit) + of_what)
     print(f"written to {options.output}")
     return 0
 
 
 def _load(options: Any) -> Any:
-    return aep.load(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
+    language = aep.load(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
+    if not options.per_byte:
+        return language
+    return aep.per_byte(language) if options.width is None else aep.per_byte(language, options.width)
+
+
+def _check_per_byte(options: Any) -> None:
+    """Refuse options that do not go together with --per-byte, or without it."""
+    if options.width is not None and not options.per_byte:
+        raise ParameterError(f"--width {options.width} belongs to bytes: say --per-byte too")
+    if options.width is not None and options.width < 1:
+        raise ParameterError(f"--width {options.width}: at least one token sequence is followed")
+    if options.per_byte and getattr(options, "context", None) not in (None, "full"):
+        raise ParameterError(f"--context {options.context} is of tokens: with --per-byte a text is scored as a whole")
+    if options.per_byte and getattr(options, "bos", "once") != "once":
+        raise ParameterError(f"--bos {options.bos}: with --per-byte the start token stands once before the text")
+
+
+def _unit(language: Any) -> str:
+    return "token" if _network(language) is language else "byte"
+
+
+def _network(language: Any) -> Any:
+    """What computes: of a language of bytes, the language of tokens."""
+    return getattr(language, "language", language)
 
 
 def _writable(path: Path, read: Path | None = None) -> Path:
@@ -156,6 +185,8 @@ def _context(options: Any, language: Any, tokens: int) -> tuple[str, str]:
 
     if options.context is not None:
         return options.context, "as asked for"
+    if _unit(language) == "byte":
+        return "full", "every byte is scored given all that comes before it"
     limit = language.context_length
     long = f"{tokens} tokens are more than the {limit} of {language.name}"
     return (chosen := choose_context(language, tokens)), {
@@ -177,7 +208,7 @@ def _refusals(language: Any) -> Iterator[None]:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         reason = (str(error).strip() or "none left").splitlines()[0]
-        raise DeviceError(f"out of memory on {language.device}: {reason}; try a smaller --dtype") from None
+        raise DeviceError(f"out of memory on {_network(language).device}: {reason}; try a smaller --dtype") from None
 
 
 def _extrapolated(work: Callable[[int], Any], total: int, stretches: tuple[int, ...]) -> tuple[float, int]:
@@ -236,6 +267,8 @@ def _scoring(language: Any, context: str, tokens: int) -> _Held:
     """What the scoring of one text holds at most."""
     from .scoring import batch_tokens
 
+    if _unit(language) == "byte":  # at most as many tokens as bytes, of which each is closed at most once
+        return _Held(tokens, tokens, language.beam_width, tokens)
     if context == "strided":
         keys = min(language.context_length or tokens, tokens)
         flowing = min(tokens, batch_tokens(language))
@@ -249,30 +282,31 @@ def _memory(language: Any, held: _Held, adaptors: int) -> dict[str, int]:
     """Bytes of weights, one chunk of logits, keys and values, one layer at work (its mask above all), and the result."""
     from .scoring import chunk_rows
 
-    config, item = language.model.config.get_text_config(), language.model.dtype.itemsize
+    model, vocab_size = _network(language).model, _network(language).vocab_size
+    config, item = model.config.get_text_config(), model.dtype.itemsize
     width = getattr(config, "hidden_size", None) or 0
     heads = getattr(config, "num_attention_heads", None) or 1
     head = getattr(config, "head_dim", None) or width // heads
     inner = getattr(config, "intermediate_size", None) or 4 * width
     cached = 2 * (getattr(config, "num_key_value_heads", None) or heads) * head * item
     return {
-        "weights": language.model.get_memory_footprint(),
-        "logits": chunk_rows(language.vocab_size) * language.vocab_size * max(item, 4),
+        "weights": model.get_memory_footprint(),
+        "logits": chunk_rows(vocab_size) * vocab_size * max(item, 4),
         "cache": cached * (getattr(config, "num_hidden_layers", None) or 0) * held.positions,
         "layer": held.flowing * (held.keys * (1 + item) + (4 * width + 2 * inner) * item),
         "columns": held.rows * (17 + adaptors) * 8,
     }
 
 
-def _summary(records: Any) -> str:
-    """l, h, sigma (nats per token) and z over all tokens of a record."""
+def _summary(records: Any, unit: str = "token") -> str:
+    """l, h, sigma (nats per token, or per byte) and z over all tokens of a record."""
     from .analysis.typicality import running_mean, running_sigma, z_test
 
     a, h, v = (records[name].astype(float) for name in ("surprisal", "entropy", "varentropy"))
     found = z_test(a, h, v)
     z = f"{float(found.z):+.2f}" if found.has_test else "none (too few tokens share the variance)"
     mean, expected, sigma = running_mean(a)[-1], running_mean(h)[-1], running_sigma(v)[-1]
-    return f"log-perplexity l = {mean:.4f}, entropy h = {expected:.4f}, sigma = {sigma:.4f} nats per token; z = {z}"
+    return f"log-perplexity l = {mean:.4f}, entropy h = {expected:.4f}, sigma = {sigma:.4f} nats per {unit}; z = {z}"
 
 
 def _per_byte(records: Any, language: Any, ids: Any, text: str, size: int) -> str:

@@ -62,6 +62,7 @@ class ByteLanguage:
     """
 
     vocab_size = SYMBOLS
+    context_length = None  # the network's is a number of tokens, which is checked as they come
     vocabulary_hash = hashlib.sha256(b"256 bytes and the end").hexdigest()[:16]
 
     def __init__(
