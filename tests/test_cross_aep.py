@@ -456,7 +456,7 @@ def test_a_matrix_has_a_number_and_a_half_width_in_every_cell(ax, tables):
     draw.plot_matrix(ax, tables["matrix"], "kl")
     texts = [t.get_text() for t in ax.texts]
     row = tables["matrix"].set_index(["source", "scorer", "quantity"]).loc[("A", "B", "kl")]
-    assert texts[0] == "0" == texts[-1] and texts[1:3] == [f"{row.estimate:.3f}", f"±{row.high - row.estimate:.3f}"]
+    assert texts[0] == "0" == texts[-1] and texts[1:3] == [f"{row.estimate:.2f}", f"±{row.high - row.estimate:.2f}"]
     with pytest.raises(ParameterError, match="one sampler"):
         draw.plot_matrix(ax, pd.concat([tables["matrix"]] * 2), "kl")
 
@@ -478,7 +478,7 @@ def test_a_foreign_text_is_drawn_against_the_band_of_the_scorer(ax, tables):
 
 @pytest.mark.parametrize(("window", "label"), [(1, "per token (nats)"), (8, "mean over 8 tokens (nats)")])
 def test_a_profile_says_over_how_many_tokens_it_is_smoothed(ax, pairs, window, label):
-    draw.plot_profile(ax, c.profile(pairs["A", "cold", "B"], 0, window), "C0")
+    draw.plot_profile(ax, c.profile(pairs["A", "cold", "B"], 0, window), "C0", "C1")
     assert ax.get_ylabel() == label and len(ax.lines) == 4
 
 
@@ -486,9 +486,8 @@ def test_a_profile_says_over_how_many_tokens_it_is_smoothed(ax, pairs, window, l
 def test_a_scatter_has_every_text_and_the_diagonal(ax, per_text, tables, against):
     part = per_text[per_text.sampler == "ancestral"]
     draw.plot_scatter(ax, part, against, tables["colours"])
-    draw.pair_legend(ax, part, tables["colours"], loc="lower right")
     assert sum(len(line.get_xdata()) for line in ax.lines) == len(part) + 2
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["$A$: A", "$A$: B", "$B$: A", "$B$: B"]
+    assert list(ax.get_legend_handles_labels()[1]) == ["A", "B"]
     with pytest.raises(ParameterError, match="h_AB or h_B"):
         draw.plot_scatter(ax, part, "kl", tables["colours"])
 
@@ -510,7 +509,6 @@ def test_the_divergence_by_position_is_drawn(ax, tables):
 def test_a_quantity_is_drawn_against_the_parameter_of_a_family(ax, per_text, tables, family, quantity):
     table = c.by_adaptor(per_text)
     draw.plot_adaptor(ax, table, family, quantity, tables["colours"])
-    draw.pair_legend(ax, table, tables["colours"])
     if family == "top_k":
         assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "all"]
     with pytest.raises(ParameterError, match="no 'kl' of family 'eta'"):

@@ -182,7 +182,7 @@ def plot_e_values(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], alp
         ha="right",
     )
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
-    ax.set_ylim(min(-1.0, 1.1 * finite.min()) if len(finite) else -1.0, top)
+    ax.set_ylim(min(-0.12 * top, 1.1 * finite.min()) if len(finite) else -0.12 * top, top)
     ax.set_xlim(1, table.position.max())
     ax.set_xlabel("position $T$ (tokens)")
     ax.set_ylabel(r"$\log E_k(T)$ (nats)")

@@ -13,7 +13,6 @@ from . import PALETTE, log_axes, mark_short
 from .self_aep import running_bands
 
 __all__ = [
-    "pair_legend",
     "plot_adaptor",
     "plot_by_position",
     "plot_foreign_band",
@@ -59,16 +58,18 @@ def plot_histogram(ax: Axes, table: pd.DataFrame, beside: pd.DataFrame) -> None:
     for i, row in enumerate(beside.itertuples()):
         y, colour = top * (1.12 + 0.13 * i), (PALETTE[0], "black")[i % 2]
         ax.plot([row.min, row.max], [y, y], color=colour, lw=0.7, marker="|", ms=5)
-        if np.isfinite(row.mean_low):
-            ax.plot([row.mean_low, row.mean_high], [y, y], color=colour, lw=2.6, solid_capstyle="butt")
         ax.plot(row.median, y, "D", ms=5.5, mew=0.8, color=colour, mfc="white")
+        if np.isfinite(row.mean_low):
+            ax.plot([row.mean_low, row.mean_high], [y, y], color=PALETTE[1], lw=7, solid_capstyle="butt", alpha=0.7)
         ax.plot(row.mean, y, "o", ms=2.6, color=colour)
         ax.annotate(
             f"{row.set}, {row.comparisons}", (row.max, y), (3, 0), textcoords="offset points", va="center", fontsize=7
         )
     marks = (("o", 2.6, "0.3"), ("D", 5.0, "white"), ("|", 5.0, "0.3"))
     handles = [Line2D([], [], ls="", marker=m, ms=size, mew=0.8, color="0.3", mfc=face) for m, size, face in marks]
-    ax.legend(handles, ["mean", "median", "min, max"], loc="upper left", bbox_to_anchor=(0, 0.8), handletextpad=0.2)
+    handles.insert(1, Line2D([], [], color=PALETTE[1], lw=6, alpha=0.7, solid_capstyle="butt"))
+    labels = ["mean", "95% interval", "median", "min, max"]
+    ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, 0.8), handlelength=0.7, handletextpad=0.7)
     ax.set_xlim(0, 1.12 * max(beside["max"].max(), table.right.max()))
     ax.set_ylim(0, 1.38 * top)
     ax.set_xlabel("cross-entropy $h_{(A,B)}$ (bits per token)")
@@ -95,8 +96,8 @@ def plot_matrix(ax: Axes, table: pd.DataFrame, quantity: str) -> None:
         if value == width == 0:  # by definition
             ax.text(j, i, "0", fontsize=7, **style)
             continue
-        ax.text(j, i - 0.12, f"{value:.3f}".replace("-", "−"), fontsize=7, **style)
-        ax.text(j, i + 0.2, f"±{width:.3f}", fontsize=6, **style)
+        ax.text(j, i - 0.12, f"{value:.2f}".replace("-", "−"), fontsize=7, **style)
+        ax.text(j, i + 0.2, f"±{width:.2f}", fontsize=6, **style)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("scorer $B$")
@@ -138,14 +139,17 @@ def plot_foreign_band(ax: Axes, table: pd.DataFrame, colour: str, first: int = 5
     _running_axes(ax, table, [table.l_B, centre - 2.5 * sigma], [table.l_B, centre + 2.5 * sigma], first)
 
 
-def plot_profile(ax: Axes, table: pd.DataFrame, colour: str) -> None:
-    """b, H_A, H_B and b - H_A along one text, smoothed as the table says; a is a thin line. Table: `cross_aep.profile`."""
+def plot_profile(ax: Axes, table: pd.DataFrame, colour: str, scorer: str) -> None:
+    """b, H_A, H_B and b - H_A along one text, smoothed as the table says; a is a thin line. Table: `cross_aep.profile`.
+
+    `colour` and `scorer` are the colours of the two languages.
+    """
     window = table.window.iloc[0]
     ax.plot(table.position, table.surprisal, color="0.7", lw=0.6, label="surprisal $a_t$")
     ax.plot(table.position, table.cross_entropy, color="black", label="cross-entropy $b_t$")
     ax.plot(table.position, table.source_entropy, color=colour, ls="--", label="entropy $H_{A,t}$")
-    ax.plot(table.position, table.scorer_entropy, color=PALETTE[2], ls=":", label="entropy $H_{B,t}$")
-    ax.fill_between(table.position, 0, table.kl, color=PALETTE[3], alpha=0.35, lw=0, label="$b_t - H_{A,t}$")
+    ax.plot(table.position, table.scorer_entropy, color=scorer, ls=":", lw=1.2, label="entropy $H_{B,t}$")
+    ax.fill_between(table.position, 0, table.kl, color="0.85", lw=0, label="$b_t - H_{A,t}$")
     ax.set_xlim(table.position.min(), table.position.max())
     ax.set_ylim(bottom=0)
     ax.set_xlabel("position $t$ (tokens)")
@@ -153,38 +157,24 @@ def plot_profile(ax: Axes, table: pd.DataFrame, colour: str) -> None:
     ax.set_ylabel(mean)
 
 
-def pair_legend(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], **options) -> None:
-    """The legend of `plot_scatter` and `plot_adaptor`: the colour of every source, the mark of every scorer.
-
-    Filled marks are sources under themselves. `options` go to `Axes.legend`.
-    """
-    sources, scorers = (list(dict.fromkeys(table[name])) for name in ("source", "scorer"))
-    marks = [("s", colours[name], colours[name]) for name in sources]
-    marks += [(m, "0.3", "white") for m in _MARKERS[: len(scorers)]]
-    handles = [Line2D([], [], ls="", marker=m, ms=3.2, mew=0.6, color=c, mfc=face) for m, c, face in marks]
-    labels = [f"$A$: {name}" for name in sources] + [f"$B$: {name}" for name in scorers]
-    style = {"handletextpad": 0.1, "borderpad": 0.1, "labelspacing": 0.25}
-    ax.legend(handles, labels, **style | options)
-
-
 def plot_scatter(ax: Axes, per_text: pd.DataFrame, against: str, colours: Mapping[str, str]) -> None:
-    """Final l_B of every text against `h_AB` (with ±2σ of the pair) or `h_B` (with ±2σ_B), with the diagonal.
-
-    Colour: source; marker: scorer, filled where it is the source itself (`pair_legend`). Table: `PairRecords.per_text`.
+    """Final l_B of every text against `h_AB` or `h_B`, with the diagonal and, shaded, twice the median σ of the texts
+    (of the pair, or σ_B); colour: source. For the texts of one scorer. Table: `PairRecords.per_text`.
     """
     sigmas = {"h_AB": "sigma_pair", "h_B": "sigma_B"}
     if against not in sigmas:
         raise ParameterError(f"against={against!r}: h_AB or h_B is needed")
-    scorers = list(dict.fromkeys(per_text.scorer))
-    for (source, scorer), part in per_text.groupby(["source", "scorer"], sort=False):
-        colour, marker = colours[source], _MARKERS[scorers.index(scorer) % len(_MARKERS)]
-        ax.errorbar(part[against], part.l_B, 2 * part[sigmas[against]], fmt="none", lw=0.3, color=colour, alpha=0.3)
-        face = colour if source == scorer else "white"
-        ax.plot(part[against], part.l_B, marker, ms=2.6, mew=0.5, color=colour, mfc=face)
+    for source, part in per_text.groupby("source", sort=False):
+        own = (part.scorer == source).all()
+        face = colours[source] if own else "none"
+        style = {"ms": 2.2, "mew": 0.5, "color": colours[source], "mfc": face, "zorder": 3 if own else 2, "alpha": 0.8}
+        ax.plot(part[against], part.l_B, "o", label=source, **style)
     low, high = per_text[[against, "l_B"]].min().min(), per_text[[against, "l_B"]].max().max()
-    ax.plot([low, high], [low, high], color="0.5", lw=0.6, zorder=0)
+    diagonal, half = np.array([low, high]), 2 * per_text[sigmas[against]].median()
+    ax.fill_between(diagonal, diagonal - half, diagonal + half, color="0.9", lw=0, zorder=0)
+    ax.plot(diagonal, diagonal, color="0.5", lw=0.6, zorder=1)
     ax.set_xlabel(_QUANTITIES[against])
-    ax.set_ylabel("log-perplexity $l_B$ (nats per token)")
+    ax.set_ylabel("$l_B$ (nats per token)")
 
 
 def plot_rate(
@@ -195,9 +185,9 @@ def plot_rate(
     Tables: `cross_aep.convergence`, by the label of the pair.
     """
     for i, ((name, table), marker) in enumerate(zip(tables.items(), _MARKERS, strict=False)):
-        x = table.tokens * 1.05**i  # beside each other
-        kinds = [("rms", colours[name], f"{name}")] + ([("foreign", "white", None)] if foreign else [])
-        for column, face, label in kinds:
+        x = table.tokens * 1.05 ** (i - (len(tables) - 1) / 2)  # beside each other, about the length that is meant
+        kinds = [("foreign", "white", None)] if foreign and not np.allclose(table.foreign, table.rms) else []
+        for column, face, label in [*kinds, ("rms", colours[name], f"{name}")]:
             error = [table[column] - table[f"{column}_low"], table[f"{column}_high"] - table[column]]
             style = {"fmt": marker, "ms": 2.8, "lw": 0.8, "color": colours[name], "mfc": face, "label": label}
             ax.errorbar(x, table[column], error, **style)
@@ -217,7 +207,7 @@ def plot_rate(
 def plot_by_position(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapping[str, str]) -> None:
     """KL rate per block of positions with 95% over texts. Tables: `cross_aep.by_position`, by the label of the pair."""
     for i, ((name, table), marker) in enumerate(zip(tables.items(), _MARKERS, strict=False)):
-        centre = np.sqrt(table["first"] * table["last"]) * 1.05**i  # beside each other
+        centre = np.sqrt(table["first"] * table["last"]) * 1.05 ** (i - (len(tables) - 1) / 2)  # beside each other
         error = [table.kl - table.low, table.high - table.kl]
         ax.errorbar(centre, table.kl, error, fmt=f"{marker}-", ms=2.8, lw=0.8, color=colours[name], label=name)
     ax.set_xscale("log")
@@ -231,7 +221,7 @@ def plot_by_position(ax: Axes, tables: Mapping[str, pd.DataFrame], colours: Mapp
 def plot_adaptor(ax: Axes, table: pd.DataFrame, family: str, quantity: str, colours: Mapping[str, str]) -> None:
     """One quantity against the parameter of one family of adaptors, with 95% over texts; colour: source, marker: scorer.
 
-    Of one source alone the colour is the scorer's. Dashed where the scorer is the source (`pair_legend`). Everything kept
+    Of one source alone the colour is the scorer's. Filled and dashed where the scorer is the source. Everything kept
     (ancestral) stands at 1, for top-k at the right, marked "all". Table: `cross_aep.by_adaptor`. ParameterError where it
     has no such rows.
     """

@@ -46,14 +46,17 @@ def _rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.set_axisbelow(True)
 
 
-def plot_shares(ax: Axes, table: pd.DataFrame, *, legend: bool = True) -> None:
+def plot_shares(ax: Axes, table: pd.DataFrame, *, effects: Sequence[str] | None = None, legend: bool = True) -> None:
     """Share of the variance of every effect with 95%, in percent, a row each; filled where its test has p <= .05.
 
-    The rows of noise have no test and are filled. An estimate below 0, where no share can be, stands at 0 (a covariance
+    `effects` are the rows, in this order (those of the table unless given; one that the table has not stays empty). The
+    rows of noise have no test and are filled. An estimate below 0, where no share can be, stands at 0 (a covariance
     where it is). The axis is linear up to 1% and logarithmic beyond. Table: `decomposition.decomposition`.
     """
     seen = set()
-    for y, row in enumerate(table.itertuples()):
+    effects = list(table.effect if effects is None else effects)
+    for row in table.itertuples():
+        y = effects.index(row.effect)
         group = _group(row.effect)
         label, colour, marker = _GROUPS[group]
         face = colour if group == "noise" or row.p <= 0.05 else "white"
@@ -68,7 +71,7 @@ def plot_shares(ax: Axes, table: pd.DataFrame, *, legend: bool = True) -> None:
     ax.minorticks_off()
     ax.axvline(0, color="0.6", lw=0.6, zorder=0)
     ax.set_xlim(right=105)
-    _rows(ax, [effect.replace(":", " × ") for effect in table.effect])
+    _rows(ax, [effect.replace(":", " × ") for effect in effects])
     ax.set_xlabel("share of the variance (%)")
     if legend:
         ax.legend(**_ABOVE)
