@@ -12,6 +12,7 @@ from aep.analysis.attribution import choices
 from aep.analysis.candidates import evidence
 from aep.analysis.pairs import pair_records
 from aep.analysis.typicality import calibration, z_test
+from aep.bench import bytes as bytes_rows
 from aep.errors import DistributionError, ModelError, ParameterError, PromptError, VocabularyMismatch
 from aep.languages import FiniteLanguage
 from aep.neural.byte_smc import byte_monte_carlo
@@ -326,3 +327,28 @@ def test_a_vocabulary_without_bytes_is_one_line_on_the_command_line(capsys, tmp_
     folder = save_model(tmp_path / "words", "llama")
     code, _, err = command(capsys, "sample", folder, "--per-byte", "-o", tmp_path / "t.parquet")
     assert code == 2 and "words cannot be compared per byte" in err and err.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- other inputs
+
+
+def test_texts_of_one_length_may_be_one_array():
+    texts = np.array([letters(s) for s in strings(2, 4)])
+    language = ByteLanguage(CHAIN, PIECES, width=4)
+    found = byte_probability(language, texts)
+    np.testing.assert_array_equal(found.log_p, byte_probability(language, list(texts)).log_p)
+    estimate = byte_monte_carlo(language, texts[:2], particles=64, replicates=2, seed=0)
+    np.testing.assert_allclose(np.exp(estimate.log_p), oracle("chain, ambiguous", [tuple(t) for t in texts[:2]]))
+    with pytest.raises(PromptError):
+        byte_probability(language, texts[0])
+
+
+def test_the_tokens_that_a_bench_row_counts_are_those_that_the_beam_follows():
+    texts = bytes_rows.texts(2, 12)
+    assert [len(s) for s in texts] == [12, 12]
+    few, many = (bytes_rows.beam_tokens(cutoff, 2, 12) for cutoff in (0.1, 0.0))
+    assert 2 * 11 <= few < many, "at least one token of every text is followed after every byte but the last"
+    drawn = bytes_rows.language().language.decode(
+        aep.sample(bytes_rows.language().language, texts=2, tokens=12, seed=0).ids[0]
+    )
+    assert drawn.encode()[:12] == bytes(texts[0].tolist())

@@ -82,7 +82,7 @@ class ByteMonteCarlo(NamedTuple):
 
 def byte_monte_carlo(
     language: ByteLanguage,
-    texts: Sequence[str | bytes | np.ndarray],
+    texts: Sequence[str | bytes | np.ndarray] | np.ndarray,
     *,
     particles: int = 16,
     replicates: int = 16,

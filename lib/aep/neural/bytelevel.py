@@ -245,7 +245,11 @@ class ByteProbability(NamedTuple):
 
 
 def byte_probability(
-    language: ByteLanguage, texts: Sequence[str | bytes | np.ndarray], *, end: bool = False, batch: int = 64
+    language: ByteLanguage,
+    texts: Sequence[str | bytes | np.ndarray] | np.ndarray,
+    *,
+    end: bool = False,
+    batch: int = 64,
 ) -> ByteProbability:
     """P(s), the probability that a text of the language begins with the bytes s: exact, or the lower bound of a beam.
 
@@ -308,7 +312,9 @@ def byte_ids(text: str | bytes) -> Int[np.ndarray, " bytes"]:
     return np.frombuffer(raw, np.uint8).astype(np.int64)
 
 
-def as_symbols(language: ByteLanguage, texts: Sequence[str | bytes | np.ndarray], end: bool) -> list[np.ndarray]:
+def as_symbols(
+    language: ByteLanguage, texts: Sequence[str | bytes | np.ndarray] | np.ndarray, end: bool
+) -> list[np.ndarray]:
     """Arrays of symbols, END added to each if asked for; PromptError for an empty text or a symbol that no token covers."""
     if isinstance(texts, str | bytes) or not len(texts):
         raise PromptError(f"texts={texts!r}: give a list of strings, bytes or symbol arrays, at least one")
