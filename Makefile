@@ -6,6 +6,7 @@ TORCH_INDEX ?=
 NB ?= all
 PROFILE ?=
 ROWS ?=
+BYTE_MODELS ?=
 MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes
 
 PY := .venv/bin/python
@@ -66,13 +67,14 @@ models: $(READY) ## train the embedded models again (about three hours of proces
 	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
 
-tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about 100 minutes of one core)
-	@echo "held-out losses, samples and copying, calibration and its controls, the long text: about 100 minutes of one core"
+tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about 140 minutes of one core)
+	@echo "held-out losses, samples and copying, calibration and its controls, the long text, bytes: about 140 minutes of one core"
 	$(PY) -m aep.neural.training.losses
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.analysis.calibration
 	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
+	$(PY) -m aep.analysis.byte_tables $(BYTE_MODELS)
 	$(PY) -m aep.data_table
 
 notebooks: $(READY) ## execute and rewrite the committed notebooks and their default parameters (NB=02 for one)

@@ -1,15 +1,22 @@
 """What the tables per byte say, on languages where every token sequence can be listed; then what is committed."""
 
+from hashlib import sha256
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import aep
 import aep.analysis.pairs
+from aep import plotting
+from aep.analysis import byte_tables as t
 from aep.analysis import bytelevel as b
-from aep.errors import PromptError
+from aep.errors import ParameterError, PromptError, RecordError
 from aep.languages import MarkovChain
 from aep.neural.bytelevel import END, ByteLanguage
+from aep.neural.training import corpus
+from aep.outputs import committed
+from aep.plotting import bytelevel as draw
 from byte_oracles import CASES, CHAIN, byte_string_probability, masked, spelled
 from oracles import language_next, strings
 from tiny_models import one_thread  # noqa: F401
@@ -93,7 +100,7 @@ def test_the_gap_is_minus_the_log_probability_of_the_tokens_given_the_bytes():
         without = [x for i in ids[:-1] for x in ((END,) if i == 5 else PIECES[i])]
         assert len(without) < row.bytes <= len(spelled_out)
         law = LAWS["six"]
-        p = np.prod([law(tuple(ids[:t]))[v] for t, v in enumerate(ids)])
+        p = np.prod([law(tuple(ids[:k]))[v] for k, v in enumerate(ids)])
         assert row.log_p_tokens == pytest.approx(np.log(p))
         assert row.log_p_bytes == pytest.approx(exact(spelled_out[: row.bytes]))
         assert row.gap == pytest.approx(row.log_p_bytes - row.log_p_tokens) and row.gap >= 0
@@ -195,11 +202,15 @@ def test_entropies_of_a_wide_beam_are_those_of_enumeration_and_of_a_narrow_one_a
     for name in ("h_A", "h_AB", "kl", "l_B"):
         np.testing.assert_allclose(wide[name], wide[f"{name}_exact"], atol=1e-12)
     assert np.abs(narrow.h_AB - narrow.h_AB_exact).max() > 1e-3
+    off = b.deviations(table).set_index(["width", "quantity"])
+    assert off.deviation[1, "h_AB"] == pytest.approx((narrow.h_AB - narrow.h_AB_exact).mean())
+    assert off.largest[1, "h_AB"] == pytest.approx(np.abs(narrow.h_AB - narrow.h_AB_exact).max())
+    assert (off.largest[300] < 1e-12).all() and off.exact[300, "kl"] == pytest.approx(wide.kl_exact.mean())
     s = tuple(int(x) for x in texts[0])
     h = h_cross = 0.0
-    for t in range(len(s)):
+    for n in range(len(s)):
         ps, qs = (
-            [np.exp(exact((*s[:t], v), law) - (exact(s[:t], law) if t else 0)) for v in (97, 98, END)]
+            [np.exp(exact((*s[:n], v), law) - (exact(s[:n], law) if n else 0)) for v in (97, 98, END)]
             for law in ("six", "rival")
         )
         h, h_cross = h - np.sum(ps * np.log(ps)) / len(s), h_cross - np.sum(ps * np.log(qs)) / len(s)
@@ -214,3 +225,79 @@ def test_z_is_calibrated_and_a_foreign_one_against_its_own_h_is_not():
         assert found.is_calibrated[scorer, "own"] and found.is_calibrated[scorer, "pair"]
         assert not found.is_calibrated[scorer, "foreign, own h"]
     assert found.texts["six", "pair"] == 300
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def test_excerpts_are_the_beginnings_of_held_out_documents_of_different_clusters():
+    found = t.excerpts(3)
+    listed = {d["id"]: (d["sha256"], d["split"]) for d in corpus.manifest()["documents"]}
+    clusters = committed("A1_losses").set_index("document").cluster
+    assert [listed[d.id] for d in found] == [(sha256(d.text.encode()).hexdigest(), "held-out") for d in found]
+    assert len({clusters[d.id] for d in found}) == 3 and all(len(d.text.encode()) >= t.BYTES for d in found)
+    assert [d.sha256 for d in found] == sorted(d.sha256 for d in found)
+    with pytest.raises(RecordError, match="not installed identically"):
+        t._document(found[0].id, "0" * 64)
+
+
+def test_an_interrupted_command_goes_on_with_the_part_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(t, "repository", lambda: tmp_path)
+    monkeypatch.setattr(t, "language", lambda name: SIX)
+    done = []
+
+    def measure(model, width):
+        if width == 3:
+            raise KeyboardInterrupt
+        done.append((model, width))
+        return pd.DataFrame({"l": [0.1 + 0.2], "text": [0], "model": model, "width": width, "kind": "x"})
+
+    with pytest.raises(KeyboardInterrupt):
+        t._Parts({"six": "six"}).of("widths", [("six", 2), ("six", 3)], measure)
+    table = t._Parts({"six": "six"}).of("widths", [("six", 2), ("six", 4)], measure)
+    assert done == [("six", 2), ("six", 4)] and list(table.columns[:4]) == ["model", "kind", "width", "text"]
+    assert t._Parts({"rival": "six", "six": "six"}).folder != t._Parts({"six": "six"}).folder
+
+
+def test_a_table_of_more_models_than_were_given_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(t, "repository", lambda: tmp_path)
+    both, one = (pd.DataFrame({"source": names, "scorer": names, "l_B": 1.0}) for names in (["a", "b"], ["a"]))
+    t._write("pairs", both)
+    path = tmp_path / "data" / "results" / "bytes_pairs.csv"
+    before = path.read_bytes()
+    t._write("pairs", one)
+    assert path.read_bytes() == before and "it also has b" in capsys.readouterr().out
+    t._write("pairs", both.assign(l_B=2.0))
+    assert path.read_bytes() != before
+
+
+def test_a_slice_is_compared_row_by_row(monkeypatch):
+    table = pd.DataFrame({"source": "a", "width": [1, 1, 2], "text": [0, 1, 0], "h_A": [1.0, np.inf, 3.0]})
+    monkeypatch.setattr(t, "slices", lambda: {"exact": lambda: table.iloc[1:].assign(h_A=[np.inf, 3.5])})
+    row = t.measured_again(tables={"exact": table}).iloc[0]
+    assert (row["rows"], row["columns"], row.largest_difference) == (2, 1, 0.5)
+    with pytest.raises(RecordError, match="has no row"):
+        t.measured_again(tables={"exact": table.iloc[:2]})
+    with pytest.raises(ParameterError, match="exact"):
+        t.measured_again(["exakt"])
+
+
+def test_the_figures_draw_what_the_tables_hold():
+    texts, colours = some_texts(6, 9), {"six": "C0", "docs-400k": "C1"}
+    kinds = {"kind": "held-out", "model": "six"}
+    widths = b.by_width(SIX, texts, [1, 2, 4]).assign(**kinds)
+    estimates = b.monte_carlo(SIX, texts, particles=2, replicates=4, seed=1).assign(**kinds)
+    figure, axes = plotting.figure(2, 2)
+    draw.plot_movement(axes[0, 0], b.width_steps(widths), colours)
+    assert len(axes[0, 0].lines[0].get_xdata()) == 2  # two steps of three widths
+    draw.plot_excess(axes[0, 1], b.beside_monte_carlo(widths, estimates), colours)
+    draw.plot_beside(axes[1, 0], widths, estimates, colours, 2)
+    assert [x.get_text() for x in axes[1, 0].get_xticklabels()] == ["six"]
+    drawn = aep.sample(CHAIN, texts=6, tokens=9, seed=3).ids
+    table = b.gaps(SIX.with_width(500), drawn, [4, 9]).assign(kind="sampled", source="six", scorer="six")
+    draw.plot_gaps(axes[1, 1], table, b.gap_summary(table), colours)
+    np.testing.assert_allclose(axes[1, 1].lines[0].get_ydata(), np.sort(table.gap[table.bytes == 9]) / 9)
+    with pytest.raises(ParameterError, match="h_AB, kl, gap_pair"):
+        draw.plot_byte_matrix(axes[0, 0], widths, "l")
+    figure.canvas.draw()
+    plotting.plt.close(figure)

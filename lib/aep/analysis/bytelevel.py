@@ -26,6 +26,7 @@ __all__ = [
     "by_width",
     "calibrations",
     "cover",
+    "deviations",
     "enumerated",
     "gap_summary",
     "gaps",
@@ -260,6 +261,22 @@ def enumerated(
         numbers = {"text": np.arange(len(ids)), "bytes": [len(x) for x in ids]}
         parts.append(pd.DataFrame(whose | numbers | means | exact))
     return pd.concat(parts, ignore_index=True)
+
+
+def deviations(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Per source, scorer and width: beam minus enumeration of `h_A`, `h_AB`, `kl`, `l_B`; mean, t interval, largest size.
+
+    Table: `enumerated`. Columns: source, scorer, width, texts, quantity, exact (the mean), deviation, deviation_low,
+    deviation_high, largest (over texts).
+    """
+    rows, key = [], ["source", "scorer", "width"]
+    for group, part in table.groupby(key, sort=False):
+        for name in ("h_A", "h_AB", "kl", "l_B"):
+            off = part[name] - part[f"{name}_exact"]
+            row = dict(zip(key, group, strict=True)) | {"texts": len(part), "quantity": name}
+            row |= {"exact": part[f"{name}_exact"].mean()} | _named("deviation", off, level)
+            rows.append(row | {"largest": float(off.abs().max())})
+    return pd.DataFrame(rows)
 
 
 def calibrations(per_text: pd.DataFrame, level: float = 0.001) -> pd.DataFrame:
