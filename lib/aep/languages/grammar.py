@@ -230,20 +230,19 @@ class Grammar(ExactLanguage):
         chart, first = self.chart, self.chart.first
         now, lost = {first.key: (first, 1.0)}, 0.0
         entropy, alive, left_out = np.zeros((3, positions))
+        of_column: dict[bytes, float] = {}
         for t in range(positions):
             then: dict[bytes, tuple[Column, float]] = {}
             for column, mass in now.values():
-                log_p = chart.log_p(column)
-                entropy[t] += mass * float(information.entropy(log_p))
+                if column.key not in of_column:
+                    of_column[column.key] = float(information.entropy(chart.log_p(column)))
+                entropy[t] += mass * of_column[column.key]
                 alive[t] += mass
                 if mass < least:
-                    lost += mass * float(-np.expm1(log_p[0]))
+                    lost += mass * -math.expm1(chart.log_p(column)[0])
                     continue
-                for token in np.flatnonzero(np.isfinite(log_p)).tolist():
-                    if token:
-                        after = chart.step(column, token)
-                        known = then.get(after.key, (after, 0.0))[1]
-                        then[after.key] = (after, known + mass * math.exp(log_p[token]))
+                for after, p, _ in chart.successors(column):
+                    then[after.key] = (after, then.get(after.key, (after, 0.0))[1] + mass * p)
             left_out[t + 1 :] = lost
             now = then
         return PositionEntropy(entropy, alive + left_out, left_out)

@@ -2,22 +2,23 @@
 
 The forward probability of an item X -> α·β begun at position i is the joint probability of the tokens so far and of all
 derivations in which X began at i and its α covers the tokens from i on (Stolcke 1995; prefix probabilities first by Jelinek
-and Lafferty 1991). Three things differ from the text book:
+and Lafferty 1991). Four things differ from the text book:
 
 * predicted items are never written down. What a column awaits is multiplied by the closure R_L = (I - P_L)^-1 of the left
   corners, so left recursion costs nothing; completions pass through R_U = (I - P_U)^-1 of the unit rules, cycles included.
+* an item that awaits the last symbol of its rule is replaced at once by what follows its completion, as a tail call is
+  (Leo 1991): right recursion costs nothing either, and nothing is left to be completed later than the step that scans it.
 * an item points to the column in which it began, not to a position. A column is then all that the future can depend on:
   prefixes that lead to equal columns share one, and its next-token law is computed once. After the end token: the first one.
 * forward probabilities are relative to the largest of their column. They are equal, not just nearly so, for two words of one
   class, because a factor that all items share is cancelled before it is rounded.
 
-The inner probability of an X from i on is its forward probability divided by the forward probability of its prediction.
+The inner probability of an X begun at i is its forward probability divided by that of its prediction.
 """
 
 import math
 from hashlib import blake2b
 from struct import pack
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -39,21 +40,23 @@ def _log_add(a: float, b: float) -> float:
 
 
 class Column:
-    """The items after one prefix, by the symbol they await; equal `key`, equal future. Never changed once made."""
+    """The items after one prefix, by the symbol they await; equal `key`, equal future. Never changed once made.
 
-    __slots__ = ("awaiting", "corner", "depth", "forward", "key", "law", "outer")
+    An item is (dot, column it began in, log forward probability): where the parser will be after the awaited symbol.
+    """
 
-    def __init__(self, items: list[tuple[int, "Column | None", float]], after: list[int], corner: list):
+    __slots__ = ("awaiting", "corner", "forward", "key", "law", "outer")
+
+    def __init__(self, items: list[tuple[int, int, "Column | None", float]], corner: list):
         self.awaiting: dict[int, list] = {}
-        for item in items:
-            self.awaiting.setdefault(after[item[0]], []).append(item)
+        for symbol, dot, origin, alpha in items:
+            self.awaiting.setdefault(symbol, []).append((dot, origin, alpha))
         self.forward: dict[int, float] = {}
         for symbol, found in self.awaiting.items():
             total = found[0][2]
             for _, _, alpha in found[1:]:
                 total = _log_add(total, alpha)
             self.forward[symbol] = total
-        self.depth = 1 + max((origin.depth if origin else -1 for _, origin, _ in items), default=-1)
         self.key = blake2b(b"".join(_item_bytes(*item) for item in items), digest_size=16).digest()
         self.corner, self.outer = corner, {}  # log forward probability of a prediction, as it is asked for
         self.law: np.ndarray | None = None
@@ -71,8 +74,8 @@ class Column:
         return found
 
 
-def _item_bytes(dot: int, origin: Column | None, alpha: float) -> bytes:
-    return pack("<id", dot, alpha) + (origin.key if origin else b"")
+def _item_bytes(symbol: int, dot: int, origin: Column | None, alpha: float) -> bytes:
+    return pack("<iid", symbol, dot, alpha) + (origin.key if origin else b"")
 
 
 class Chart:
@@ -88,8 +91,8 @@ class Chart:
         rules, empty = without_empty_rules(grammar)
         v, n = self.tokens, len(grammar.nonterminals)
         left_corner, unit, first = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, v))
-        # dots: 0 and 1 are those of the rule of the top, start · end and end; then one per rule and place
-        self.after, self.left = [self.start, 0], [-1, -1]
+        # dot 0 is that of the rule of the top before the end token; then one per rule and place
+        self.after, self.left = [0], [-1]
         self.by_token: dict[int, list] = {}
         self.by_left: dict[int, list] = {}
         for left, right, probability, _ in rules:
@@ -105,16 +108,51 @@ class Chart:
                 unit[left - v, right[0] - v] += probability
             else:
                 self.by_left.setdefault(right[0], []).append((dot, left, math.log(probability)))
+        self.scale: dict[int, float] = {}
+        self.class_of = self._classes()
+        self.class_list: list[int] = self.class_of.tolist()
         reach = closure(left_corner)
         self.log_first = log_of(reach @ first)
         self.corner = [{}] * v + [_sparse_row(row, v) for row in reach]
         self.unit_up = {v + i: list(_sparse_row(column, v).items()) for i, column in enumerate(closure(unit).T)}
-        top = [(0, None, math.log1p(-empty))] if empty < 1 else []
-        self.first = Column(top + ([(1, None, math.log(empty))] if empty else []), self.after, self.corner)
-        self.dead = Column([], self.after, self.corner)
+        top = [(self.start, 0, None, math.log1p(-empty))] if empty < 1 else []
+        self.first = Column(top + ([(0, -1, None, math.log(empty))] if empty else []), self.corner)
+        self.dead = Column([], self.corner)
         self.dead.law = np.full(v, np.nan)
+        self._forget()
+
+    def _forget(self) -> None:
         self._known = {column.key: column for column in (self.first, self.dead)}
         self._next: dict[tuple[bytes, int], Column] = {}
+        self._successors: dict[bytes, list] = {}
+
+    def _classes(self) -> np.ndarray:
+        """The first token that can stand for each where neither is awaited by name; makes `by_token` relative to `scale`."""
+        first, of = {}, np.arange(self.tokens)
+        for token in sorted(self.by_token):
+            found = self.by_token[token]
+            self.scale[token] = most = max(log_q for _, _, log_q in found)
+            self.by_token[token] = found = [(dot, left, log_q - most) for dot, left, log_q in found]
+            likeness = tuple(
+                (left, self.after[dot] if self.after[dot] < 0 else dot, log_q) for dot, left, log_q in found
+            )
+            of[token] = first.setdefault(likeness, token)
+        return of
+
+    def successors(self, column: Column) -> list[tuple[Column, float, int]]:
+        """The columns one word further, each with its probability and the number of words that lead there (no end token)."""
+        known = self._successors.get(column.key)
+        if known is not None:
+            return known
+        law = self.log_p(column)
+        tokens = np.flatnonzero(np.isfinite(law))
+        tokens = tokens[tokens > 0]
+        as_one = np.where(np.isin(tokens, list(column.awaiting)), tokens, self.class_of[tokens])
+        found, where = np.unique(as_one, return_inverse=True)
+        mass, words = np.bincount(where, weights=np.exp(law[tokens])), np.bincount(where)
+        after = [self.step(column, token) for token in found.tolist()]
+        self._successors[column.key] = known = list(zip(after, mass.tolist(), words.tolist(), strict=True))
+        return known
 
     def log_p(self, column: Column) -> Float[np.ndarray, " vocab"]:
         """log p of the next token, nats: Σ over what is awaited of its forward probability times its first tokens."""
@@ -135,10 +173,12 @@ class Chart:
 
     def step(self, column: Column, token: int) -> Column:
         """The column after one more token; `dead` if no string goes on so."""
+        if token not in column.awaiting:
+            token = self.class_list[token]
         found = self._next.get((column.key, token))
         if found is None:
             if len(self._known) >= self.most or len(self._next) >= 64 * self.most:
-                self._known, self._next = {c.key: c for c in (self.first, self.dead)}, {}
+                self._forget()
             found = self._scanned(column, token)
             found = self._next[column.key, token] = self._known.setdefault(found.key, found)
         return found
@@ -146,72 +186,64 @@ class Chart:
     def _scanned(self, column: Column, token: int) -> Column:
         if token == 0:
             return self.first if 0 in column.awaiting else self.dead
-        scanned = [(dot + 1, origin, alpha, 0.0) for dot, origin, alpha in column.awaiting.get(token, ())]
+        raw = [
+            (dot, origin, alpha, -self.scale.get(token, 0.0)) for dot, origin, alpha in column.awaiting.get(token, ())
+        ]
+        done = []  # completed by this token alone: symbol, log inner probability
         for dot, left, log_q in self.by_token.get(token, ()):
             predicted = column.predicted(left)
-            if predicted > _MINUS_INFINITY:
-                scanned.append((dot, column, predicted, log_q))
-        if not scanned:
+            if predicted > _MINUS_INFINITY and self.after[dot] < 0:
+                done.append((left, log_q))
+            elif predicted > _MINUS_INFINITY:
+                raw.append((dot, column, predicted, log_q))
+        if not raw and not done:
             return self.dead
-        most = max(item[3] for item in scanned)
-        items = _Items(self)
-        for dot, origin, alpha, log_q in scanned:
-            items.add(dot, origin, alpha + (log_q - most))
-        return Column(items.completed(), self.after, self.corner)
+        most = max([item[3] for item in raw] + [log_q for _, log_q in done])
+        items: dict[tuple, tuple] = {}
+        for dot, origin, alpha, log_q in raw:
+            _add(items, (dot, origin.key if origin else b""), (dot, origin), alpha + (log_q - most))
+        inner: dict[int, float] = {}
+        for symbol, log_q in done:
+            for above, log_unit in self.unit_up[symbol]:
+                gamma = log_q - most + log_unit
+                inner[above] = _log_add(inner[above], gamma) if above in inner else gamma
+        shift = max(inner.values()) if inner and not raw else 0.0
+        for symbol, gamma in inner.items():
+            for dot, origin, alpha in self._completed(column, symbol):
+                _add(items, (dot, origin.key if origin else b""), (dot, origin), alpha + (gamma - shift))
+        return self._column(list(items.values()))
+
+    def _completed(self, column: Column, symbol: int) -> list[tuple[int, Column | None, float]]:
+        """What becomes of a `symbol` that began in `column` and is complete: items, with what they had there as weight."""
+        found = list(column.awaiting.get(symbol, ()))
+        for dot, left, log_q in self.by_left.get(symbol, ()):
+            predicted = column.predicted(left)
+            if predicted > _MINUS_INFINITY:
+                found.append((dot, column, predicted + log_q))
+        return found
+
+    def _column(self, items: list[tuple[int, Column | None, float]]) -> Column:
+        """Items in canonical order, tail calls replaced, the largest forward probability scaled to one."""
+        found: dict[tuple, tuple] = {}
+        for dot, origin, alpha in items:
+            awaited, left = self.after[dot], self.left[dot]
+            if left < 0 or self.after[dot + 1] >= 0:
+                _add(found, (awaited, dot + 1, origin.key if origin else b""), (awaited, dot + 1, origin), alpha)
+                continue
+            gamma = alpha - origin.predicted(left) if len(items) > 1 else 0.0
+            for symbol, log_unit in self.unit_up[left]:
+                for then, older, weight in self._completed(origin, symbol):
+                    key = (awaited, then, older.key if older else b"")
+                    _add(found, key, (awaited, then, older), weight + log_unit + gamma)
+        top = max(item[-1] for item in found.values())
+        return Column([(*found[key][:-1], found[key][-1] - top) for key in sorted(found)], self.corner)
+
+
+def _add(items: dict[tuple, tuple], key: tuple, item: tuple, alpha: float) -> None:
+    """One more way to an item: its forward probability, the last entry, grows."""
+    known = items.get(key)
+    items[key] = (*item, alpha if known is None else _log_add(known[-1], alpha))
 
 
 def _sparse_row(row: np.ndarray, first: int) -> dict[int, float]:
     return {first + int(i): math.log(row[i]) for i in np.flatnonzero(row)}
-
-
-class _Items:
-    """The items of a column that is being made: those that await something, and the completed ones still to be passed on."""
-
-    def __init__(self, chart: Chart):
-        self.chart = chart
-        self.kernel: dict[tuple[int, bytes], tuple[int, Column | None, float]] = {}
-        self.complete: dict[bytes, tuple[Column, dict[int, float]]] = {}
-
-    def add(self, dot: int, origin: Any, alpha: float) -> None:
-        """One more way to an item."""
-        if self.chart.after[dot] < 0:
-            done = self.complete.setdefault(origin.key, (origin, {}))[1]
-            left = self.chart.left[dot]
-            done[left] = _log_add(done[left], alpha) if left in done else alpha
-            return
-        key = (dot, origin.key if origin else b"")
-        known = self.kernel.get(key)
-        self.kernel[key] = (dot, origin, alpha if known is None else _log_add(known[2], alpha))
-
-    def completed(self) -> list[tuple[int, Column | None, float]]:
-        """All items in their canonical order, their largest forward probability scaled to one.
-
-        What began latest is completed first: everything that can add to it has begun later still, hence is done.
-        """
-        while self.complete:
-            key = max(self.complete, key=lambda k: self.complete[k][0].depth)
-            self._pass_on(*self.complete.pop(key))
-        top = max(alpha for _, _, alpha in self.kernel.values())
-        return [(dot, origin, alpha - top) for _, (dot, origin, alpha) in sorted(self.kernel.items(), key=_by_key)]
-
-    def _pass_on(self, origin: Column, done: dict[int, float]) -> None:
-        chart, inner = self.chart, {}
-        for symbol, alpha in done.items():
-            gamma = alpha - origin.predicted(symbol)
-            for above, log_unit in chart.unit_up[symbol]:
-                more = gamma + log_unit
-                inner[above] = _log_add(inner[above], more) if above in inner else more
-        if not self.kernel and not self.complete:
-            most = max(inner.values())
-            inner = {symbol: gamma - most for symbol, gamma in inner.items()}
-        for symbol, gamma in inner.items():
-            for dot, older, alpha in origin.awaiting.get(symbol, ()):
-                self.add(dot + 1, older, alpha + gamma)
-            for dot, left, log_q in chart.by_left.get(symbol, ()):
-                predicted = origin.predicted(left)
-                if predicted > _MINUS_INFINITY:
-                    self.add(dot, origin, predicted + log_q + gamma)
-
-
-def _by_key(entry: tuple) -> tuple:
-    return entry[0]

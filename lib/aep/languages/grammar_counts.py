@@ -72,10 +72,8 @@ def string_counts(chart: Chart, longest: int) -> list[int]:
             break
         then: dict = {}
         for column, k in now.values():
-            for token in np.flatnonzero(np.isfinite(chart.log_p(column))).tolist():
-                if token:
-                    after = chart.step(column, token)
-                    then[after.key] = (after, k + (then[after.key][1] if after.key in then else 0))
+            for after, _, words in chart.successors(column):
+                then[after.key] = (after, k * words + (then[after.key][1] if after.key in then else 0))
         now = then
     return counts
 
