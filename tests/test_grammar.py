@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import aep
@@ -188,6 +188,35 @@ def test_any_weights_of_an_ambiguous_grammar_agree_with_enumeration(weights):
     language = Grammar(brute.written({s: [r for r in found if r[1] > 1e-9] for s, found in rules.items()}))
     for words, p in brute.distribution(rules, 4).items():
         assert math.isclose(math.exp(language.log_probability(ids_of(language, words))), p, rel_tol=1e-9, abs_tol=1e-15)
+
+
+SIDES = st.lists(st.sampled_from(["S", "A", "a", "b"]), max_size=3).map(tuple)
+
+
+@given(st.lists(SIDES, min_size=1, max_size=4, unique=True), st.lists(SIDES, min_size=1, max_size=4, unique=True))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_any_grammar_agrees_with_enumeration_and_without_conflict_has_one_derivation(s, a):
+    rules = {"S": [(right, 1 / len(s)) for right in s], "A": [(right, 1 / len(a)) for right in a]}
+    shown = [(x, [(right, p * (0.5 if x in right else 1)) for right, p in found]) for x, found in rules.items()]
+    rules = {x: [*found, (("c",), 1 - sum(p for _, p in found))] for x, found in shown if x in str(s) + "S"}
+    rules = {x: [r for r in found if r[1] > 1e-9] for x, found in rules.items()}
+    try:
+        language = Grammar(brute.written(rules))
+    except (ParameterError, DistributionError):  # says nothing, or may never end
+        assume(False)
+    assume(language.spectral_radius() < 0.9)
+    for words, p in brute.distribution(rules, 4).items():
+        assert math.isclose(math.exp(language.log_probability(ids_of(language, words))), p, rel_tol=1e-9, abs_tol=1e-13)
+    assert language.conflicts() or language.is_unambiguous(6)
+
+
+def test_recursion_at_either_end_costs_nothing():
+    for text in ('S -> "a" S [.5] | "b" [.5]', 'S -> S "a" [.5] | "b" [.5]', 'S -> "a" T [.5] | "b" [.5]\nT -> S'):
+        language = Grammar(text)
+        first = language.encode("a" if text.startswith('S -> "a"') else "b")
+        _, state = language.start([first])
+        state = language.step(state, language.encode("a"))[1]
+        assert language.step(state, language.encode("a"))[1][0] is state[0]  # the same column: nothing piles up
 
 
 # ------------------------------------------------------------------------------------------------- as a language

@@ -65,6 +65,24 @@ def test_the_proof_fails_for_a_grammar_of_tales_with_two_readings():
     assert ambiguous.derivations.of_string(ambiguous.encode("she saw him in the park .")) == 2
 
 
+def test_the_probability_of_a_tale_is_the_product_over_the_rules_of_its_one_derivation(tales):
+    rng, expand = np.random.default_rng(404), {}
+    for rule in tales.rules.rules:
+        expand.setdefault(rule.left, []).append(rule)
+
+    def grown(symbol: int) -> tuple[list[int], float]:
+        if symbol < tales.rules.start:
+            return [symbol], 0.0
+        rule = expand[symbol][rng.integers(len(expand[symbol]))]  # rare rules as often as common ones
+        parts = [grown(s) for s in rule.right]
+        return [w for words, _ in parts for w in words], math.log(rule.probability) + sum(p for _, p in parts)
+
+    for _ in range(500):
+        words, log_p = grown(tales.rules.start)
+        if len(words) < 200:
+            assert math.isclose(tales.log_probability([*words, 0]), log_p, rel_tol=1e-11)
+
+
 def test_laws_along_tales_sum_to_one_and_give_their_probability(tales, sampled):
     some = sampled[:60]
     rows = np.concatenate(list(tales.rows([[]] * 60, some)))

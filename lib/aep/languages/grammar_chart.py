@@ -127,16 +127,19 @@ class Chart:
         self._successors: dict[bytes, list] = {}
 
     def _classes(self) -> np.ndarray:
-        """The first token that can stand for each where neither is awaited by name; makes `by_token` relative to `scale`."""
-        first, of = {}, np.arange(self.tokens)
-        for token in sorted(self.by_token):
-            found = self.by_token[token]
+        """The class of every token, -1 or less: where no item awaits them by name, tokens of one class lead to one column.
+
+        `by_token` also gets the classes as keys, and becomes relative to `scale`.
+        """
+        classes, of = {}, np.arange(self.tokens)
+        for token, found in sorted(self.by_token.items()):
             self.scale[token] = most = max(log_q for _, _, log_q in found)
             self.by_token[token] = found = [(dot, left, log_q - most) for dot, left, log_q in found]
             likeness = tuple(
                 (left, self.after[dot] if self.after[dot] < 0 else dot, log_q) for dot, left, log_q in found
             )
-            of[token] = first.setdefault(likeness, token)
+            of[token] = classes.setdefault(likeness, -1 - len(classes))
+            self.by_token.setdefault(int(of[token]), found)
         return of
 
     def successors(self, column: Column) -> list[tuple[Column, float, int]]:
@@ -172,8 +175,8 @@ class Chart:
         return column.law
 
     def step(self, column: Column, token: int) -> Column:
-        """The column after one more token; `dead` if no string goes on so."""
-        if token not in column.awaiting:
+        """The column after one more token (or a token of a class below 0); `dead` if no string goes on so."""
+        if token >= 0 and token not in column.awaiting:
             token = self.class_list[token]
         found = self._next.get((column.key, token))
         if found is None:
