@@ -210,6 +210,13 @@ def test_any_grammar_agrees_with_enumeration_and_without_conflict_has_one_deriva
     assert language.conflicts() or language.is_unambiguous(6)
 
 
+def test_a_conflict_behind_a_symbol_that_may_be_empty_is_seen():
+    language = Grammar('S -> L | L "a"\nL -> X E\nX -> "x" | "x a"\nE -> | "b"')
+    assert 'before "a": X -> "x" or another word' in language.conflicts()
+    assert not language.is_unambiguous(2)
+    assert language.derivations.of_string(language.encode("x a")) == 2
+
+
 def test_recursion_at_either_end_costs_nothing():
     for text in ('S -> "a" S [.5] | "b" [.5]', 'S -> S "a" [.5] | "b" [.5]', 'S -> "a" T [.5] | "b" [.5]\nT -> S'):
         language = Grammar(text)
