@@ -1,5 +1,6 @@
 """The kernel, its vectorised form, and the law of the chains, against enumeration of every string."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ from scipy import stats
 
 import aep
 import oracles
-from aep.analysis.chains import acceptance, goodness_of_fit
+from aep.analysis.chains import acceptance, diagnostics, goodness_of_fit
 from aep.analysis.hypotheses import holm
 from aep.analysis.metropolis import (
     SCHEMES,
@@ -25,9 +26,11 @@ from aep.analysis.metropolis import (
 )
 from aep.analysis.normalisers import normaliser
 from aep.analysis.string_laws import enumerate_strings, expected_acceptance, mixing_steps
+from aep.bench import metropolis
 from aep.errors import DistributionError, ParameterError, PromptError, RecordError
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain, Mixture, reversal
 from aep.records import Texts
+from tiny_models import tiny  # noqa: F401
 
 CHAIN = MarkovChain([[0.3, 0.1, 0.6], [0.15, 0.3, 0.55], [0, 0, 1]], [0.5, 0.3, 0.2], eos=2, name="chain")
 OTHER = MarkovChain([[0.1, 0.4, 0.5], [0.25, 0.15, 0.6], [0, 0, 1]], [0.2, 0.5, 0.3], eos=2, name="other")
@@ -286,6 +289,31 @@ def test_weights_come_from_the_record_in_memory_and_from_a_file(tmp_path):
     assert np.isfinite(proposals(never).log_weight).all()  # strings of three tokens, whatever they are
 
 
+def test_a_network_needs_no_second_pass(tiny):  # noqa: F811
+    language, adaptor = tiny("mistral"), aep.adaptors.parse("temperature(0.75)|top_k(5)")
+    prompts = [np.array([4, 7]), np.array([9])]
+    texts = aep.sample(language, prompts, texts=30, tokens=12, seed=0, adaptor=adaptor, stop="eos")
+    pool = proposals(texts)
+    for i in np.flatnonzero(texts.finished)[:5]:
+        rows = np.concatenate([np.asarray(r) for r in language.rows([prompts[texts.prompt[i]]], [texts.ids[i]])])
+        log_p = aep.information.log_normalise(rows.astype(np.float64))
+        picked = np.arange(len(log_p)), texts.ids[i]
+        log_gamma, log_q = adaptor.log_weights(log_p)[picked].sum(), texts.log_q[i].sum()
+        assert pool.log_weight[i] == pytest.approx(log_gamma - log_q, abs=1e-9)
+    found = pool_chains(pool, chains=20, steps=100, rng=np.random.default_rng(0))
+    table = diagnostics(found, pool)
+    assert table.index.tolist() == [0, 1] and table["acceptance"].between(0.01, 0.999).all()
+    assert (table["effective"] > 0).all() and (table["texts"] == 30).all()
+
+
+def test_the_loops_of_the_benchmark_are_the_same_chains():
+    corpora, loop, plain = metropolis.corpora(400, 0), metropolis.loop(60, 1), metropolis.plain_loop(400, 2)
+    assert stats.ks_2samp(corpora, plain).pvalue > 1e-3 and stats.ks_2samp(corpora, loop).pvalue > 1e-3
+    _, values = metropolis.pools()
+    local = values.reshape(metropolis.PROMPTS, -1).mean()
+    assert abs(corpora.mean() - local) > 5 * corpora.std() / 20  # the chains are not the local law
+
+
 def test_the_schemes_are_the_31_of_the_public_code():
     adaptors = [aep.adaptors.parse(scheme) for scheme in SCHEMES]
     assert len(set(adaptors)) == 31 and sum(a.is_ancestral for a in adaptors) == 1
@@ -297,7 +325,7 @@ def test_the_schemes_are_the_31_of_the_public_code():
 
 def some(**changes):
     texts = aep.sample(CHAIN, [[0], [1]], texts=4, tokens=TOKENS, seed=0, adaptor="top_k(2)", stop="eos")
-    return aep.records.replace(texts, **changes)
+    return dataclasses.replace(texts, **changes)
 
 
 def test_texts_without_a_record_or_with_a_damaged_one_are_refused():

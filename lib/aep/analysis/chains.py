@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
+from .. import intervals
 from ..errors import ParameterError
 from ..intervals import Interval
 from .metropolis import Chains, Proposals
@@ -47,9 +48,10 @@ def effective_size(draws: Draws) -> float:
 
 
 def autocorrelation(draws: Draws, lags: int) -> Float[np.ndarray, " lags"]:
-    """Autocorrelation at lags 1 ... `lags`, the mean over chains about the common mean; NaN where draws do not vary.
+    """Autocorrelation at lags 1 ... `lags` about the common mean of all chains; NaN where draws do not vary.
 
-    Σ_chains autocovariance / Σ_chains variance, so that a chain that never moved counts with its weight.
+    Mean product of deviations at a lag over the mean square, all chains together. (ArviZ takes deviations from the mean of
+    each chain, which is biased towards 0 for many short chains and leaves out one that never moved.)
     """
     if not 1 <= lags < draws.shape[1]:
         raise ParameterError(f"lags={lags}: chains of {draws.shape[1]} steps have lags 1 to {draws.shape[1] - 1}")
@@ -64,7 +66,8 @@ def acceptance(chains: Chains, level: float = 0.95) -> pd.DataFrame:
     """Share of accepted proposals per prompt with a normal interval from its Monte Carlo standard error (ArviZ).
 
     Index `prompt`; columns `acceptance`, `low`, `high`. Neighbouring steps depend on each other: the error is that of the
-    effective sample size, not of the number of steps.
+    effective sample size, not of the number of steps. Where all or none were accepted, the exact interval of as many
+    independent steps; NaN for under four steps.
     """
     found = [_accepted(rows.astype(np.float64), level) for rows in chains.accepted]
     index = pd.Index(chains.prompt, name="prompt")
@@ -75,9 +78,10 @@ def _accepted(rows: Draws, level: float) -> Interval:
     share = float(rows.mean())
     if rows.shape[1] < 4:
         return Interval(share, float("nan"), float("nan"))
-    size = effective_size(rows)
-    half = 0.0 if np.isnan(size) else stats.norm.ppf((1 + level) / 2) * float(_array_stats().mcse(rows, method="mean"))
-    return Interval(share, share - float(half), share + float(half))
+    if share in (0.0, 1.0):
+        return intervals.share(rows.ravel() == 1, level)
+    half = float(stats.norm.ppf((1 + level) / 2) * _array_stats().mcse(rows, method="mean"))
+    return Interval(share, share - half, share + half)
 
 
 def cramers_v(labels: Labels, lag: int = 1) -> float:

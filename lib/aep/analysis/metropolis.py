@@ -229,7 +229,7 @@ def pool_chains(pool: Proposals, *, chains: int = 1, steps: int, rng: np.random.
 
     Given the pool, such a chain converges to the self-normalised importance weights w_i / Σ_j w_j on it (`pool_target`),
     not to the global law: more steps never make up for a small pool. Its bias is of order 1/size (`string_laws.pool_bias`);
-    two texts per prompt go less than half of the way from the local to the global law. `fresh_chains` has no such limit.
+    over two texts per prompt it goes but part of the way from the local to the global law. `fresh_chains` has no such limit.
 
     `chains` per prompt, `steps` >= 1 each; starts are drawn uniformly from the texts of the prompt that ended.
     Raises ParameterError for a length or number below 1, RecordError for an empty pool or a prompt of which no text ended.
