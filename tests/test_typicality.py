@@ -236,6 +236,12 @@ def test_an_empty_set_has_no_size():
     assert np.isnan(few.pareto_k)
 
 
+def test_k_is_that_of_the_largest_weights():
+    weight = np.random.default_rng(3).pareto(1 / 0.6, size=20_000) + 1  # P(w > x) = x^(-1/k)
+    found = log_set_size(np.log(weight), np.ones(20_000, bool), 1, rng=np.random.default_rng(0))
+    assert found.pareto_k == pytest.approx(0.6, abs=0.1)
+
+
 def test_k_is_nan_where_all_weights_are_ties():
     found = log_set_size(np.full(100, 3.0), np.ones(100, bool), 2, rng=np.random.default_rng(0))
     assert np.isnan(found.pareto_k)

@@ -34,21 +34,22 @@ from .typicality import log_set_size
 
 __all__ = ["is_believed", "resampled_set_size", "set_sizes"]
 
-_LEAST_EFFECTIVE, _TIES = 10.0, 1e-12
+_LEAST_EFFECTIVE = 10.0
 
 
 def is_believed(inside: int, effective: float, pareto_k: float) -> bool:
     """Whether an interval made of the weights' own spread can be: k <= min(1 - 1/log10 n, 0.7) and 10 effective texts.
 
     n = `inside`, the number of weights: Vehtari et al. 2024, section 3.2. The effective number is asked for as well, since
-    weights that take few values, with one far above the rest, have a small k.
+    weights that take few values, with one far above the rest, have a small k. NaN is the k of largest weights that are ties,
+    which have no tail.
 
     >>> is_believed(100, 40.0, 0.4), is_believed(100, 40.0, 0.6), is_believed(100, 3.0, 0.1)
     (True, False, False)
     """
     if inside < 25 or not effective >= _LEAST_EFFECTIVE:
         return False
-    return bool(pareto_k <= min(1 - 1 / np.log10(inside), 0.7))
+    return not pareto_k > min(1 - 1 / np.log10(inside), 0.7)
 
 
 def set_sizes(
@@ -90,8 +91,7 @@ def set_sizes(
     for t in at:
         total, h = surprisal[:, :t].sum(axis=1), ent[:, :t].mean(axis=1)
         inside = np.abs(total / t - h) <= epsilon
-        split = total + _TIES * np.linspace(0, 1, texts)  # the fit of k refuses weights that are exact ties
-        found = log_set_size(split, inside, t, rng=rng, level=confidence)
+        found = log_set_size(total, inside, t, rng=rng, level=confidence)
         believed = is_believed(int(inside.sum()), found.effective, found.pareto_k)
         tail = np.log(2 / (1 - confidence)) / t
         ends = found[1:3] if believed else (float(np.fmax(found.log_size - tail, 0.0)), float(np.log(vocab_size)))

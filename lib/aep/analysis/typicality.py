@@ -14,6 +14,7 @@ from scipy import special, stats
 
 from ..information import THETAS
 from ..records import Records
+from .chains import pareto_k
 
 __all__ = [
     "Calibration",
@@ -198,17 +199,4 @@ def log_set_size(
     kept = total[inside]
     normalised = kept - special.logsumexp(kept)
     effective = float(np.exp(-special.logsumexp(2 * normalised)))
-    return SetSize(float(estimate(np.arange(n))), float(low), float(high), effective, _pareto_k(normalised))
-
-
-def _pareto_k(log_weights: Float[np.ndarray, " kept"]) -> float:
-    """Pareto k of the largest weights; NaN for fewer than 25, and where the largest are ties and k is not defined."""
-    from arviz_stats.base import array_stats  # a second of import that few need
-
-    try:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return float(array_stats.psislw(log_weights)[1]) if len(log_weights) >= 25 else np.nan
-    except ValueError as error:
-        if "same" not in str(error):  # "All tail values are the same"
-            raise
-        return np.nan
+    return SetSize(float(estimate(np.arange(n))), float(low), float(high), effective, pareto_k(normalised))
