@@ -301,3 +301,49 @@ def test_the_figures_draw_what_the_tables_hold():
         draw.plot_byte_matrix(axes[0, 0], widths, "l")
     figure.canvas.draw()
     plotting.plt.close(figure)
+
+
+# ---------------------------------------------------------------------------------------------------- as committed
+
+
+def test_a_slice_of_the_exact_table_is_measured_again():
+    assert (t.measured_again(["exact"]).largest_difference < 1e-9).all()
+
+
+@pytest.mark.slow
+def test_a_slice_of_every_committed_table_is_measured_again_by_itself():
+    """One text or two where the tables had 24 or 50: a number does not depend on its batch. Pairs went through the store."""
+    found = t.measured_again()
+    assert set(found.table) == {f"bytes_{name}" for name in t.TABLES} - {"bytes_accuracy", "bytes_confusion"}
+    assert (found.largest_difference < 1e-6).all()
+
+
+def test_the_committed_widths_converge_on_held_out_text_and_the_byte_model_is_itself():
+    widths = committed("bytes_widths")
+    steps = b.width_steps(widths).set_index(["kind", "model", "width"])
+    assert (steps.moved.loc["held-out", :, 8] <= 1e-3).all()
+    byte_model = widths[widths.model == t.IDENTITY]
+    assert byte_model.groupby("text").l.nunique().eq(1).all() and (byte_model.histories == 1).all()
+    np.testing.assert_allclose(byte_model.l, byte_model.l_conditional, atol=1e-9)
+    beside = b.beside_monte_carlo(widths, committed("bytes_monte_carlo"))
+    texts, below = beside.groupby("width").texts.sum(), beside.groupby("width").below.sum()
+    assert (
+        below <= 0.1 * texts
+    ).all()  # a certified bound lies under the interval where the interval misses, 2.5% of texts
+
+
+def test_no_committed_text_has_more_probability_as_tokens_than_as_bytes_and_kl_falls():
+    table = committed("bytes_gap")
+    assert (table.gap >= 0).all() and len(table) == 2 * (24 * 3 + 24 * 9)
+    np.testing.assert_allclose(table.gap, table.log_p_bytes - table.log_p_tokens, atol=1e-6)
+    assert b.kl_summary(table).holds.all()
+
+
+def test_the_committed_pairs_are_calibrated_and_agree_with_the_attribution():
+    pairs, accuracy = committed("bytes_pairs"), committed("bytes_accuracy")
+    found = b.calibrations(pairs).set_index("kind").is_calibrated
+    assert found["own"].all() and found["pair"].all() and not found["foreign, own h"].any()
+    assert (pairs.kl >= 0).all() and (pairs.kl[pairs.source == pairs.scorer] == 0).all()
+    nearest = pairs.loc[pairs.groupby(["source", "text"]).l_B.idxmin()]
+    said = accuracy[(accuracy.rule == "maximum likelihood") & (accuracy.bytes == t.BYTES)].set_index("author").accuracy
+    assert said["all"] == pytest.approx((nearest.source == nearest.scorer).mean())
