@@ -84,6 +84,7 @@ def test_texts_are_counted_on_both_sides_of_the_interval():
     row = b.beside_monte_carlo(widths, estimates).iloc[0]
     assert (row.below, row.above, row.inside, row.texts) == (1, 1, 0.5, 4)
     assert row.excess == pytest.approx(0.012625) and row.conditional == pytest.approx(-0.087375)
+    assert row.noise == pytest.approx(0.05 * np.sqrt(4) / 4) and row.mean_inside
     estimates.loc[1, "l_high"] = np.inf
     assert b.beside_monte_carlo(widths, estimates).iloc[0][["above", "unbounded"]].tolist() == [0, 1]
 

@@ -115,7 +115,9 @@ def beside_monte_carlo(widths: pd.DataFrame, estimates: pd.DataFrame, slack: flo
     Tables: `by_width`, `monte_carlo`, both with the same columns of `kind` and `model`; texts that both have. `below`: l
     under the lower end, which the bound allows only where the interval misses log P(s), of one text in forty; `above`: the
     beam has lost more than `slack`. `inside` with its exact 95% interval; `unbounded`: texts whose upper end is inf.
-    `excess`, `conditional`: mean of the beam's `l`, `l_conditional` minus the estimate, with a 95% t interval over texts.
+    `excess`, `conditional`: mean of the beam's `l`, `l_conditional` minus the estimate, with a 95% t interval over texts;
+    `noise`, the half-width of the Monte Carlo interval of that mean on these texts, sqrt(Σ (longer half)²)/texts, and
+    `mean_inside`: -noise <= excess <= noise + slack (False where an interval has no end, which would say nothing).
     """
     whose = [c for c in ("kind", "model") if c in widths]
     both = widths.merge(estimates, on=[*whose, "text", "bytes"], suffixes=("", "_mc"))
@@ -127,7 +129,9 @@ def beside_monte_carlo(widths: pd.DataFrame, estimates: pd.DataFrame, slack: flo
         row |= {"below": int(below.sum()), "above": int(above.sum()), "unbounded": int(np.isinf(part.l_high).sum())}
         row |= {"inside": found.estimate, "inside_low": found.low, "inside_high": found.high}
         row |= _named("excess", part.l - part.l_mc) | _named("conditional", part.l_conditional - part.l_mc)
-        rows.append(row)
+        half = np.maximum(part.l_high - part.l_mc, part.l_mc - part.l_low)
+        row["noise"] = float(np.sqrt(np.sum(half**2)) / len(part))
+        rows.append(row | {"mean_inside": bool(-row["noise"] <= row["excess"] <= row["noise"] + slack < np.inf)})
     return pd.DataFrame(rows)
 
 
