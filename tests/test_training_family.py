@@ -11,15 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer, DynamicCache, MistralForCausalLM
 
+from aep.languages import Grammar
 from aep.neural.training import cards, configs, corpus, evaluate
 from aep.neural.training.tokenizer import BYTES, encode, train_tokenizer
 
 MODELS = corpus.ROOT / "data" / "models"
 SIZES = {
     "docs-100k": 1e5, "docs-400k": 4e5, "docs-400k-twin": 4e5, "docs-1m": 1e6, "docs-3m": 3e6, "docs-bytes": 1e6,
+    "tales": 4e5,
 }  # fmt: skip
 HELD_OUT = {"docs-1m": 2.95, "docs-3m": 2.78}  # nats per token, at most
 COMMITTED = sorted(p.parent.name for p in MODELS.glob("*/card.json"))
+DOCUMENTS = [name for name in COMMITTED if name.startswith("docs-")]
+HASHES = {  # of the checkpoints in the store: a change would train all of them anew
+    "docs-100k": "a50a6a5dd73f", "docs-400k": "550c5608c670", "docs-400k-twin": "6f483ab54c1d",
+    "docs-1m": "c028cb751031", "docs-3m": "f107cdb4eaf9", "docs-bytes": "ca9b52f57d4e",
+}  # fmt: skip
 
 
 def card_of(name):
@@ -35,6 +42,10 @@ def test_the_family_is_what_its_names_say():
         assert sum(p.numel() for p in model.parameters()) == pytest.approx(size, rel=0.12)
 
 
+def test_the_hash_of_a_committed_recipe_has_not_changed():
+    assert {name: configs.get(name).hash("corpus") for name in HASHES} == HASHES
+
+
 def test_the_twin_differs_by_its_seed_and_name_only():
     one, two = (dataclasses.asdict(configs.get(name)) for name in ("docs-400k", "docs-400k-twin"))
     assert {key for key in one if one[key] != two[key]} == {"name", "seed"}
@@ -45,7 +56,8 @@ def test_every_model_is_trained_on_its_whole_receptive_field_with_the_same_windo
     assert spec.window == 128 and spec.config().max_position_embeddings >= 32768
     assert spec.length % spec.window == 0
     assert spec.length >= spec.layers * (spec.window - 1) + 1
-    assert spec.vocabulary in (2048, BYTES) and (spec.vocabulary == BYTES) == (spec.name == "docs-bytes")
+    expected = {"docs-bytes": BYTES, "tales": Grammar.load("tales").vocab_size}
+    assert spec.vocabulary == expected.get(spec.name, 2048)
 
 
 @given(st.text(max_size=80))
@@ -78,12 +90,12 @@ def test_a_committed_model_is_the_one_its_card_describes(name):
 
 
 @pytest.mark.parametrize("how", ["products", "threads", "device"])
-def test_all_committed_models_were_trained_in_the_same_way(how):
-    found = {name: card_of(name)["training"].get(how) for name in COMMITTED if name.startswith("docs-")}
+def test_all_committed_models_of_documentation_were_trained_in_the_same_way(how):
+    found = {name: card_of(name)["training"].get(how) for name in DOCUMENTS}
     assert None not in found.values() and len(set(found.values())) == 1, f"training.{how} of the cards: {found}"
 
 
-@pytest.mark.parametrize("name", COMMITTED)
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_models_over_bpe_share_one_tokenizer_and_the_other_has_bytes(name):
     if name == "docs-bytes":
         tokenizer = AutoTokenizer.from_pretrained(MODELS / name)

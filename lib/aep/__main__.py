@@ -140,7 +140,10 @@ def _models(_) -> int:
     print(
         "held_out_loss, held_out_low, held_out_high: nats per token of the model's own tokenizer; a token of docs-bytes"
     )
-    print("is one byte, so compare models of other vocab_size by nats_per_byte (nats per byte of text)")
+    print(
+        "is one byte, so compare models of other vocab_size by nats_per_byte (nats per byte of text); tales has a text"
+    )
+    print("of its own: compare it with the entropy of its grammar, in its card")
     return 0
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from .._array import as_float64
-from ..errors import ModelError, PromptError
+from ..errors import ModelError, PromptError, nearest
 from ..information import log_normalise
 from ..languages.protocol import row_order
 from .cache import new_cache, reach
@@ -54,6 +54,7 @@ class NeuralLanguage:
         self.context_length = None if limit is None else int(limit) - (self.bos is not None) + 1
         self.fingerprint = fingerprint
         self.dtype_name = str(model.dtype).removeprefix("torch.")
+        self._words = _word_list(tokenizer)
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         self.vocabulary_hash = hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
         self._reach = reach(model)
@@ -78,7 +79,7 @@ class NeuralLanguage:
         return not bos or self.bos is None
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a string, without special tokens; PromptError for an empty string."""
+        """Token ids of a string, without special tokens; PromptError for an empty string or an unknown word."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -94,8 +95,19 @@ class NeuralLanguage:
                 ) from None
         if not texts:
             return []
+        if self._words is not None:
+            self._check_words(texts)
         ids = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in ids]
+
+    def _check_words(self, texts: Sequence[str]) -> None:
+        """PromptError for the first word that is not in the list: the tokenizer would not say which one it is."""
+        split = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+        word = next((word for text in texts for word, _ in split(text) if word not in self._words), None)
+        if word is not None:
+            close = nearest(word, self._words)
+            hint = f": did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise PromptError(f"{self.name} knows {len(self._words)} words, and {word!r} is none of them{hint}")
 
     def decode(self, ids: Sequence[int | np.integer] | np.ndarray) -> str:
         """The string of token ids, nothing skipped or cleaned."""
@@ -218,6 +230,15 @@ def _single_id(config: Any, tokenizer: Any, name: str) -> int | None:
         own = getattr(tokenizer, name, None)
         value = own if own in value else value[0]
     return None if value is None else int(value)
+
+
+def _word_list(tokenizer: Any) -> frozenset[str] | None:
+    """The words of a tokenizer that splits a text into words and has no token for an unknown one; None for all others."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model, vocabulary = getattr(backend, "model", None), tokenizer.get_vocab()
+    if type(model).__name__ != "WordLevel" or backend.pre_tokenizer is None or model.unk_token in vocabulary:
+        return None
+    return frozenset(vocabulary)
 
 
 _SINGLE_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")

@@ -61,9 +61,10 @@ def models() -> pd.DataFrame:
     """The embedded models as a table, smallest first: what the card of each says.
 
     `held_out_loss`, with its interval `held_out_low` to `held_out_high`, is in nats per token of the model's own tokenizer:
-    a token of docs-bytes is one byte, one of the others about three, so these are compared among models of equal
-    `vocab_size` only. `nats_per_byte`, the same loss per byte of text, is compared among all. `seconds` are those of the
-    training. Raises ModelError, naming the model, if a card is damaged.
+    a token of docs-bytes is one byte, one of the other docs models about three, so these are compared among models of equal
+    `vocab_size` only. `nats_per_byte`, the same loss per byte of text, is compared among all docs models. A token of tales
+    is a word, and its losses are of another kind of text. `seconds` are those of the training. Raises ModelError, naming the
+    model, if a card is damaged.
     """
     facts = ("parameters", "vocab_size", "held_out_loss", "held_out_low", "held_out_high")
     training = ("steps", "seconds", "seed")

@@ -18,11 +18,33 @@ def _interval(value: float, low: float, high: float) -> str:
 
 def readme(card: dict) -> str:
     """Markdown of `card`, as `export.card` makes it."""
+    page = _tales(card) if "grammar" in card["data"] else _documents(card)
+    return page + "\n| file | sha256 |\n|---|---|\n" + _files(card)
+
+
+def _files(card: dict) -> str:
+    return "".join(f"| `{name}` | `{digest}` |\n" for name, digest in card["sha256"].items())
+
+
+def _training(card: dict) -> str:
+    """The row of the table that says how it was trained."""
+    training, sizes = card["training"], card["sizes"]
+    return f"""| training | `{training["command"]}`: {card["steps"]:,} steps of {sizes["batch"]} × {sizes["length"]} \
+tokens, seed {card["seed"]}; {card["seconds"] / 60:.1f} minutes on {training["device"]} (threads: {training["threads"]}; \
+processor time {training["cpu_seconds"] / 60:.1f} minutes) |"""
+
+
+def _shape(card: dict) -> str:
+    sizes = card["sizes"]
+    return f"""`{card["architecture"]}`: width {sizes["hidden"]}, {sizes["layers"]} layers, {sizes["heads"]} heads, \
+feed-forward {sizes["feed_forward"]}, tied embeddings"""
+
+
+def _documents(card: dict) -> str:
     held, training, sizes, data = card["held_out"], card["training"], card["sizes"], card["data"]
     versions = ", ".join(f"{name} {v}" for name, v in data["versions"].items())
     licences = "; ".join(f"{name}: {v}" for name, v in card["licence"]["text"].items())
     loss = _interval(card["held_out_loss"], card["held_out_low"], card["held_out_high"])
-    files = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in card["sha256"].items())
     return f"""# {card["name"]}
 
 A language model of {card["parameters"]:,} parameters that writes Python documentation, trained by this repository for
@@ -31,14 +53,11 @@ not meant to inform anyone about anything: what it says of a function is made up
 
 | | |
 |---|---|
-| architecture | `{card["architecture"]}`: width {sizes["hidden"]}, {sizes["layers"]} layers, {sizes["heads"]} heads, \
-feed-forward {sizes["feed_forward"]}, tied embeddings |
+| architecture | {_shape(card)} |
 | context | sliding window of {sizes["window"]} tokens: exact with a rolling cache for texts of any length |
 | tokenizer | {card["tokenizer"]}; token 0 starts and ends a text and is never added by itself |
 | data | docstrings of {versions}, as listed in `{data["manifest"]}`; {data["training_tokens"]:,} training tokens |
-| training | `{training["command"]}`: {card["steps"]:,} steps of {sizes["batch"]} × {sizes["length"]} \
-tokens, seed {card["seed"]}; {card["seconds"] / 60:.1f} minutes on {training["device"]} (threads: {training["threads"]}; \
-processor time {training["cpu_seconds"] / 60:.1f} minutes) |
+{_training(card)}
 | held-out loss | **{loss} nats per token**, \
 {_interval(**held["nats_per_byte"])} nats per byte |
 | for scale | token frequencies alone: {_interval(**held["unigram_nats_per_token"])} nats per token |
@@ -51,8 +70,41 @@ the library versions are in `card.json`.
 
 Licence: the weights are under the licence of this repository ({card["licence"]["weights"]}). The text they were trained
 on is not included; it comes under {licences}.
+"""
 
-| file | sha256 |
+
+def _tales(card: dict) -> str:
+    held, sizes, data = card["held_out"], card["sizes"], card["data"]
+    loss = _interval(card["held_out_loss"], card["held_out_low"], card["held_out_high"])
+    percent = "{value:.2f}% ({low:.2f} to {high:.2f}%)".format(**held["kl_rate_in_percent"])
+    share = "{value:.1%} ({low:.1%} to {high:.1%})".format(**held["grammatical"])
+    lost = held["kl_rate_lost_by_float16"]["value"]
+    gap = "{value:.5f} ({low:.5f} to {high:.5f})".format(**held["kl_rate"])
+    return f"""# {card["name"]}
+
+A language model of {card["parameters"]:,} parameters that tells small tales, trained by this repository on a grammar
+whose every probability is known: what the model should have learnt, and by how much it missed it, can be said exactly.
+
+| | |
 |---|---|
-{files}
+| architecture | {_shape(card)} |
+| context | sliding window of {sizes["window"]} tokens, which holds a whole tale: a longer one has a probability of \
+{data["longer_than_window"]:.0e}; exact with a rolling cache for tale after tale |
+| tokenizer | the {card["tokenizer"]}, which starts and ends a tale; ids are those of the grammar, and an unknown \
+word is an error |
+| data | tales drawn anew for every step from `{data["grammar"]}` (sha256 `{data["sha256"][:16]}…`): \
+{data["training_tokens"]:,} tokens, no tale used twice |
+{_training(card)}
+| held-out loss | **{loss} nats per token**, {_interval(**held["nats_per_byte"])} nats per byte |
+| entropy of the grammar | {held["entropy_rate"]:.5f} nats per token, exact |
+| KL rate grammar to model | **{gap} nats per token**: {percent} of the entropy |
+| grammatical | {share} of {held["grammatical"]["texts"]:,} tales sampled from the model |
+
+Measured on {held["tales"]:,} tales ({held["tokens"]:,} tokens) of another seed, on the stored float16 weights loaded in
+float64, each tale alone after the start token, its end token scored. The KL rate is the mean over tokens of the exact
+divergence between the two laws of the next word, so it has none of the noise of the loss; where in a tale it sits is in
+`data/results/A1_tales_gap.csv`. Rounding to float16 changed it by {lost:.1e}. In brackets the 95% interval, with the tale
+as the unit of sampling. All numbers, the learning curve and the library versions are in `card.json`.
+
+Licence: weights and grammar are under the licence of this repository ({card["licence"]["weights"]}).
 """

@@ -1,4 +1,4 @@
-"""The family of embedded models: one architecture, several sizes."""
+"""The embedded models: one architecture in several sizes, trained on documentation, and once on the tales of a grammar."""
 
 import hashlib
 import json
@@ -78,6 +78,18 @@ _SPECS = (
         vocabulary=257,
         length=640,
         lr_others=0.01,
+    ),
+    # Its vocabulary is the words of the grammar; its window holds a whole tale (one of more tokens: probability 2e-14).
+    ModelSpec(
+        "tales",
+        hidden=128,
+        layers=2,
+        heads=4,
+        feed_forward=320,
+        steps=4000,
+        vocabulary=339,
+        length=256,
+        lr_others=0.02,
     ),
 )
 

@@ -1,14 +1,14 @@
-"""Token streams: packed documents, and which of their windows make the batch of a step.
+"""Token streams: packed documents, and which of their windows make the batch of a step; or texts drawn for every step.
 
 A stream is ``0 d1 0 d2 ...``: the special token before each document, so that a text may run past an end. The batch of
 a step is a function of (seed, step) alone, which is what makes a resumed run the same run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["Batches", "pack", "windows"]
+__all__ = ["Batches", "FreshBatches", "fresh_rows", "pack", "windows"]
 
 
 def pack(documents: Sequence[np.ndarray]) -> np.ndarray:
@@ -44,3 +44,31 @@ class Batches:
             rows = windows(pack([self._documents[i] for i in order]), self._length)
             self._epoch, self._rows = epoch, rows[rng.permutation(len(rows))]
         return self._rows[position * self._batch : (position + 1) * self._batch]
+
+
+#: Draws so many texts of token ids, each ended by token 0.
+Draw = Callable[[np.random.Generator, int], list[np.ndarray]]
+
+
+def fresh_rows(draw: Draw, rng: np.random.Generator, rows: int, length: int) -> np.ndarray:
+    """(rows, length + 1) token ids of texts drawn anew: each row is 0, then text after text, the last one cut."""
+    found = np.zeros((rows, length + 1), dtype=np.int64)
+    for row in found:
+        end = 1
+        while end <= length:
+            text = draw(rng, 1)[0][: length + 1 - end]
+            row[end : end + len(text)] = text
+            end += len(text)
+    return found
+
+
+class FreshBatches:
+    """Batches by step, of texts drawn for that step alone from the random stream (seed, 0, step): no text is seen twice."""
+
+    def __init__(self, draw: Draw, *, batch: int, length: int, seed: int):
+        self._draw, self._batch, self._length, self._seed = draw, batch, length, seed
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """(batch, length + 1) token ids of `step`, as those of `Batches`."""
+        rng = np.random.default_rng([self._seed, 0, step])
+        return fresh_rows(self._draw, rng, self._batch, self._length)

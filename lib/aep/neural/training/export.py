@@ -5,9 +5,11 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,28 @@ from aep.neural.training.cards import LICENCES, readme
 from aep.neural.training.evaluate import document_losses, load_stored, unigram_losses
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
 
-__all__ = ["card", "export", "sha256_of", "write_model"]
+__all__ = ["Facts", "Material", "card", "export", "facts_of_documents", "rounded", "sha256_of", "write_model"]
+
+
+class Facts(NamedTuple):
+    """What a card says that depends on the kind of text: `loss` has value, low and high (nats per token)."""
+
+    tokenizer: str
+    data: dict
+    loss: dict[str, float]
+    held_out: dict
+    licences: dict[str, str]
+
+
+class Material(NamedTuple):
+    """What a model is trained on: batches by step, validation rows, tokenizer, a hash of the source, and the facts of a
+    finished run from its stored files."""
+
+    batches: Any
+    held: np.ndarray
+    tokenizer: PreTrainedTokenizerFast
+    digest: str
+    facts: Callable[[Any, Path], Facts]
 
 
 def sha256_of(path: Path) -> str:
@@ -45,14 +68,13 @@ def write_model(run, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     save_tokenizer(tokenizer, folder)
 
 
-def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Path) -> dict:
-    """The machine-readable card of the model stored in `folder`; `counts` are the training tokens by id."""
-    model, spec, listed = load_stored(folder), run.spec, corpus.manifest()
-    loss, held_out = _held_out(model, tokenizer, counts)
+def card(run, facts: Facts, folder: Path) -> dict:
+    """The machine-readable card of the model of `run` stored in `folder`."""
+    spec, loss = run.spec, facts.loss
     return {
         "name": spec.name,
         "architecture": MistralForCausalLM.__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
         "vocab_size": spec.vocabulary,
         "held_out_loss": loss["value"],
         "held_out_low": loss["low"],
@@ -61,23 +83,31 @@ def card(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, folder: Pa
         "seconds": round(run.seconds, 1),
         "seed": spec.seed,
         "sizes": asdict(spec),
-        "tokenizer": "raw bytes" if spec.vocabulary == BYTES else f"byte-level BPE, {spec.vocabulary} tokens",
-        "data": {
-            "what": listed["description"],
-            "manifest": "data/models/corpus.json",
-            "sha256": sha256_of(corpus.MANIFEST),
-            "versions": listed["versions"],
-            "training_tokens": int(counts.sum()),
-        },
+        "tokenizer": facts.tokenizer,
+        "data": facts.data,
         "training": _training(run),
-        "held_out": held_out,
+        "held_out": facts.held_out,
         "sha256": {p.name: sha256_of(p) for p in sorted(folder.iterdir())},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")},
         },
-        "licence": {"weights": "MIT", "text": LICENCES},
+        "licence": {"weights": "MIT", "text": facts.licences},
     }
+
+
+def facts_of_documents(run, folder: Path, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> Facts:
+    """The facts of a model of documentation stored in `folder`; `counts` are the training tokens by id."""
+    size, listed = run.spec.vocabulary, corpus.manifest()
+    data = {
+        "what": listed["description"],
+        "manifest": "data/models/corpus.json",
+        "sha256": sha256_of(corpus.MANIFEST),
+        "versions": listed["versions"],
+        "training_tokens": int(counts.sum()),
+    }
+    loss, held_out = _held_out(load_stored(folder), tokenizer, counts)
+    return Facts("raw bytes" if size == BYTES else f"byte-level BPE, {size} tokens", data, loss, held_out, LICENCES)
 
 
 def _training(run) -> dict:
@@ -103,38 +133,38 @@ def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> 
     n_tokens = np.array([len(t) for t in tokens])
     n_bytes = np.array([len(d.text.encode()) for d in held])
     losses = document_losses(model, tokens)
-    return _rounded(losses, n_tokens), {
+    return rounded(losses, n_tokens), {
         "documents": len(held),
         "tokens": int(n_tokens.sum()),
         "bytes": int(n_bytes.sum()),
         "intervals": "95%, ratio estimator, documents as units",
-        "nats_per_byte": _rounded(losses, n_bytes),
-        "unigram_nats_per_token": _rounded(unigram_losses(counts, tokens), n_tokens),
+        "nats_per_byte": rounded(losses, n_bytes),
+        "unigram_nats_per_token": rounded(unigram_losses(counts, tokens), n_tokens),
         "evaluated_on": "the stored float16 weights, in float64; each document alone after the start token",
     }
 
 
-def _rounded(total: np.ndarray, size: np.ndarray) -> dict[str, float]:
+def rounded(total: np.ndarray, size: np.ndarray) -> dict[str, float]:
     """Σ `total` / Σ `size` with its 95% interval, to six decimals."""
     return {name: round(x, 6) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
 
 
-def export(run, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray, out: Path) -> Path:
+def export(run, material: Material, out: Path) -> Path:
     """Write the model of `run`, its card and its page to the folder `out`, and return it.
 
     Everything is made in a folder beside it first; a half-replaced model does not match its card and is refused.
     """
     draft = out.with_name(out.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    write_model(run, tokenizer, draft)
-    facts = card(run, tokenizer, counts, draft)
-    (draft / "README.md").write_text(readme(facts), encoding="utf-8", newline="\n")
+    write_model(run, material.tokenizer, draft)
+    said = card(run, material.facts(run, draft), draft)
+    (draft / "README.md").write_text(readme(said), encoding="utf-8", newline="\n")
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(draft.iterdir()):
         path.chmod(0o644)
         os.replace(path, out / path.name)
     # The card last, and never in the draft: a folder with a card is a model.
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
     (draft / "card.json.tmp").write_text(text, encoding="utf-8", newline="\n")
     os.replace(draft / "card.json.tmp", out / "card.json")
     draft.rmdir()

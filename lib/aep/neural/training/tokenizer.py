@@ -1,10 +1,10 @@
-"""The tokenizers: byte-level BPE, with one special token that starts and ends a text.
+"""The tokenizers, with one special token that starts and ends a text: byte-level BPE, or the words of a list.
 
-All 256 bytes are in the alphabet, nothing is normalised and no space is added, so that any text can be encoded and
+BPE: all 256 bytes are in the alphabet, nothing is normalised and no space is added, so that any text can be encoded and
 decoding gives it back exactly. Training is deterministic.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from aep.errors import ParameterError
 
-__all__ = ["BYTES", "START", "encode", "save_tokenizer", "train_tokenizer"]
+__all__ = ["BYTES", "START", "encode", "save_tokenizer", "train_tokenizer", "word_tokenizer"]
 
 START = "<|text|>"  #: the one special token, id 0: begins a text and ends it
 BYTES = 257  #: size of the vocabulary that is raw bytes and the special token: no merges
@@ -36,10 +36,33 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return _wrapped(tokenizer, START)
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Words between white space, the id of each its place in `words`; the first one starts and ends a text.
+
+    No token stands for an unknown word: encoding one is an error. Decoding puts one space between words.
+
+    >>> tokenizer = word_tokenizer(["<end>", "a", "cat", "."])
+    >>> tokenizer.encode("a cat . <end>"), tokenizer.decode([1, 2, 3])
+    ([1, 2, 3, 0], 'a cat .')
+    """
+    twice = next((word for word in words if words.count(word) > 1 or word.split() != [word]), None)
+    if twice is not None or len(words) < 2:
+        raise ParameterError(
+            f"words={twice if twice is not None else list(words)!r}: at least two, each once, without spaces"
+        )
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _wrapped(tokenizer, words[0])
+
+
+def _wrapped(tokenizer: Tokenizer, start: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=START,
-        eos_token=START,
+        bos_token=start,
+        eos_token=start,
         clean_up_tokenization_spaces=False,
         add_bos_token=False,
         add_eos_token=False,

@@ -1,7 +1,7 @@
 """Training of an embedded model: the same command starts it, resumes it, and writes the finished model.
 
-Sequences of packed documents, Muon for the matrices and AdamW for the rest; weights in float32. Losses are in nats per
-token.
+Sequences of packed documents or of tales drawn for every step, Muon for the matrices and AdamW for the rest; weights in
+float32. Losses are in nats per token.
 """
 
 import hashlib
@@ -20,14 +20,15 @@ from transformers import MistralForCausalLM
 
 from aep import _progress
 from aep.errors import ModelError
-from aep.neural.training import configs, corpus
+from aep.neural.training import configs, corpus, tales
 from aep.neural.training.checkpoint import load_checkpoint, save_checkpoint, store
-from aep.neural.training.data import Batches, pack, windows
-from aep.neural.training.export import export
-from aep.neural.training.fastloss import BANDED, training_loss
+from aep.neural.training.data import Batches, FreshBatches, pack, windows
+from aep.neural.training.export import Material, export, facts_of_documents
+from aep.neural.training.fastloss import BANDED, training_loss, uses_half
+from aep.neural.training.optimizers import SingleMuon
 from aep.neural.training.tokenizer import encode, train_tokenizer
 
-__all__ = ["Run", "fit", "train"]
+__all__ = ["Run", "fit", "fit_batches", "train"]
 
 MODELS = corpus.ROOT / "data" / "models"
 CHECKPOINT_EVERY = 300.0  # seconds
@@ -87,7 +88,8 @@ def begin(spec: configs.ModelSpec, device: str) -> Run:
     # One name per tensor: the output layer is the embedding.
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    muon = torch.optim.Muon(matrices, lr=spec.lr_matrices, weight_decay=spec.weight_decay)
+    emulated = device == "cpu" and not uses_half(torch.device(device))
+    muon = (SingleMuon if emulated else torch.optim.Muon)(matrices, lr=spec.lr_matrices, weight_decay=spec.weight_decay)
     adamw = torch.optim.AdamW(others, lr=spec.lr_others, betas=(0.9, 0.95), weight_decay=0.0)
     return Run(spec, model, {"muon": muon, "adamw": adamw})
 
@@ -139,7 +141,21 @@ def fit(
     folder: Path,
     until: int | None = None,
 ) -> Run:
-    """Train `spec` on documents of token ids, from the checkpoint in `folder` if there is one, to its last step.
+    """`fit_batches` on documents of token ids: epochs over `training`, windows spread evenly over `validation`."""
+    batches = Batches(training, batch=spec.batch, length=spec.length, seed=spec.seed)
+    return fit_batches(spec, batches, _spread(validation, spec.length), folder, until)
+
+
+def _spread(documents: list[np.ndarray], length: int) -> np.ndarray:
+    """At most `VALIDATION_ROWS` windows, spread evenly over the stream of `documents`."""
+    rows = windows(pack(documents), length)
+    return rows[np.linspace(0, len(rows) - 1, min(VALIDATION_ROWS, len(rows))).astype(int)]
+
+
+def fit_batches(
+    spec: configs.ModelSpec, batches: Batches | FreshBatches, held: np.ndarray, folder: Path, until: int | None = None
+) -> Run:
+    """Train `spec` on `batches`, validated on the rows `held`, from the checkpoint in `folder` if there is one, to its end.
 
     `until` stops after that step, as an interrupt would. A checkpoint is written every five minutes and at the end.
     """
@@ -149,11 +165,9 @@ def fit(
     if saved is not None:
         run.load(saved)
         print(f"{spec.name}: resuming at step {run.step} of {spec.steps}", file=sys.stderr, flush=True)
-    batches = Batches(training, batch=spec.batch, length=spec.length, seed=spec.seed)
-    held = windows(pack(validation), spec.length)
-    held = torch.from_numpy(held[np.linspace(0, len(held) - 1, min(VALIDATION_ROWS, len(held))).astype(int)]).to(device)
+    last = spec.steps if until is None else min(until, spec.steps)
     with postponed_interrupt() as interrupted:
-        _loop(run, batches, held, folder, spec.steps if until is None else min(until, spec.steps), interrupted)
+        _loop(run, batches, torch.from_numpy(held).to(device), folder, last, interrupted)
     if interrupted:
         print(f"{spec.name}: stopped at step {run.step} of {spec.steps}; the same command resumes", file=sys.stderr)
         raise KeyboardInterrupt
@@ -183,7 +197,9 @@ def postponed_interrupt() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _loop(run: Run, batches: Batches, held: torch.Tensor, folder: Path, last: int, interrupted: list[int]) -> None:
+def _loop(
+    run: Run, batches: Batches | FreshBatches, held: torch.Tensor, folder: Path, last: int, interrupted: list[int]
+) -> None:
     """Steps up to `last` or an interrupt, with validation, checkpoints, and a progress bar or a log line a minute."""
     spec, before, begun = run.spec, run.seconds, time.monotonic()
     saved = logged = begun
@@ -237,13 +253,24 @@ def train(name: str, *, out: Path | str | None = None, threads: int | None = Non
     spec = configs.get(name)
     if threads is not None:
         torch.set_num_threads(threads)
+    material = tales.material(spec) if name == tales.NAME else _documents(spec)
+    folder = store() / f"{name}-{spec.hash(material.digest)}"
+    run = fit_batches(spec, material.batches, material.held, folder)
+    written = export(run, material, Path(out) if out is not None else MODELS / name)
+    print(f"{name}: {run.step} steps in {run.seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
+    return written
+
+
+def _documents(spec: configs.ModelSpec) -> Material:
+    """The installed documentation; RecordError if it is not exactly the corpus."""
     texts = {split: [d.text for d in corpus.load_split(split)] for split in ("training", "validation")}
     tokenizer = train_tokenizer(texts["training"], spec.vocabulary)
     tokens = {split: encode(tokenizer, part) for split, part in texts.items()}
-    listed = hashlib.sha256(corpus.MANIFEST.read_bytes()).hexdigest()
-    folder = store() / f"{name}-{spec.hash(listed)}"
-    run = fit(spec, tokens["training"], tokens["validation"], folder)
     counts = np.bincount(np.concatenate(tokens["training"]), minlength=spec.vocabulary)
-    written = export(run, tokenizer, counts, Path(out) if out is not None else MODELS / name)
-    print(f"{name}: {run.step} steps in {run.seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
-    return written
+    return Material(
+        Batches(tokens["training"], batch=spec.batch, length=spec.length, seed=spec.seed),
+        _spread(tokens["validation"], spec.length),
+        tokenizer,
+        hashlib.sha256(corpus.MANIFEST.read_bytes()).hexdigest(),
+        lambda run, folder: facts_of_documents(run, folder, tokenizer, counts),
+    )
