@@ -434,5 +434,12 @@ def test_the_adaptor_of_a_source_is_the_one_its_texts_record():
     plain = aep.score(texts.ids, HIDDEN, source=CHAIN)  # ids alone record nothing
     np.testing.assert_array_equal(plain["cross_entropy"], other["cross_entropy"])
     assert (recorded["cross_entropy"] != plain["cross_entropy"]).all()
-    elsewhere = aep.score(texts, CHAIN, source=HIDDEN)  # not the language that drew them
-    assert elsewhere.meta["adaptor"] == "ancestral()"
+
+
+def test_texts_that_another_source_drew_with_an_adaptor_are_said_to_be():
+    texts = aep.sample(CHAIN, texts=2, tokens=10, seed=51, adaptor="temperature(.5)")
+    with pytest.warns(
+        UserWarning, match=r"drew these texts with temperature\(0.5\); the source .* is taken with ancestral"
+    ):
+        records = aep.score(texts, CHAIN, source=HIDDEN)
+    assert records.meta["adaptor"] == "ancestral()"

@@ -170,9 +170,12 @@ def _of_source(texts: Texts, source: Language | None, adaptor: Adaptor | str | N
                 f"adaptor={adaptor}: an adaptor belongs to a source; for log_q columns use adaptors=[...]"
             )
         return None
-    sampler = texts.sampler if texts.sampler.get("fingerprint") == source.fingerprint else {}
-    used = as_adaptor(sampler.get("adaptor") if adaptor is None else adaptor)
-    if (recorded := sampler.get("adaptor")) not in (None, str(used)):
+    recorded, is_its = texts.sampler.get("adaptor"), texts.sampler.get("fingerprint") == source.fingerprint
+    used = as_adaptor(recorded if is_its and adaptor is None else adaptor)
+    if adaptor is None and not is_its and recorded not in (None, str(used)):
+        who = texts.sampler.get("language")
+        warn(f"{who} drew these texts with {recorded}; the source {source.name} is taken with {used}", stacklevel=3)
+    if is_its and recorded not in (None, str(used)):
         warn(
             f"{source.name} drew these texts with {recorded}, and adaptor={used} was given: b and v are of {used}",
             stacklevel=3,

@@ -56,7 +56,7 @@ def check_length(language: Language, tokens: int) -> None:
     if limit is not None and tokens + 1 > limit and not getattr(language, "is_rolling", False):
         raise ContextTooLong(
             f"a tokenisation that is followed has {tokens} tokens, {language.name} has a context of {limit}: give "
-            "shorter texts, or a smaller width"
+            "shorter texts"
         )
 
 

@@ -69,7 +69,9 @@ class ByteMonteCarlo(NamedTuple):
     `log_p` : log of the mean of the replicates' estimates; the mean is unbiased, its log is low by about `jensen`
     `low`, `high` : logs of the ends of the t interval of the mean over replicates, on the scale of probabilities; `low` is
         -inf where that interval reaches 0, which says that more particles are needed
-    `jensen` : half the squared relative standard error of the mean: log P(s) - E[log_p], to second order
+    `jensen` : half the squared relative standard error of the mean: log P(s) - E[log_p], to second order. Where the relative
+        variance of a replicate is above about 0.5 they are skewed and the interval covers less than it says (85% at .9, 75%
+        at 5, measured with 8 replicates): give more particles. NaN, with no upper end, where all are 0
     `log_estimates` : log of each replicate's estimate
     """
 
@@ -134,4 +136,6 @@ def _summary(log_estimates: np.ndarray, level: float) -> ByteMonteCarlo:
     half = stats.t.ppf((1 + level) / 2, replicates - 1) * error
     with np.errstate(divide="ignore"):
         low = mean + np.log(np.maximum(1 - half, 0))
-    return ByteMonteCarlo(mean, low, mean + np.log1p(half), error**2 / 2, log_estimates)
+    none = np.isneginf(mean)  # nothing was found, which says nothing of how much there is
+    high, jensen = np.where(none, np.inf, mean + np.log1p(half)), np.where(none, np.nan, error**2 / 2)
+    return ByteMonteCarlo(mean, low, high, jensen, log_estimates)

@@ -9,6 +9,7 @@ the probability of a byte string. Everything in nats.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,8 @@ class ByteLanguage:
             rows.check()
 
     def _set(self, width: int | None, cutoff: float) -> None:
+        if isinstance(cutoff, bool) or not isinstance(cutoff, Real):
+            raise ParameterError(f"cutoff={cutoff!r}: a share from 0 to below 1 is needed")
         self.beam_width, self.cutoff = None if width is None else whole("width", width), float(cutoff)
         if not 0 <= self.cutoff < 1 or (width is None and self.cutoff > 0):
             raise ParameterError(f"cutoff={cutoff!r}: a share from 0 to below 1 is needed, and 0 without a width")

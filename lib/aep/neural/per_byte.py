@@ -28,7 +28,8 @@ def per_byte(
     """A model as a language of bytes, comparable with every other model per byte, whatever the tokenizers.
 
     P(s) = Σ over the token sequences that cover the bytes s of their probability, given what the tokenizer puts before
-    every text (a space, in the Llama family). It is at least the probability of the tokens that the tokenizer makes of s.
+    every text (a space, in the Llama family). It is at least the probability of the tokens that the tokenizer makes of s
+    (of a tokenizer that normalises text first, such as NFC: for text that is normalised already).
 
     Parameters
     ----------
