@@ -1,0 +1,98 @@
+"""Tilted grammars and the deviation of mean surprisals, against enumeration and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from aep.analysis.concentration import renyi_chernoff
+from aep.analysis.grammar_tilts import chernoff_from, critical_order, string_tail, sum_of_surprisals, tilted
+from aep.errors import DistributionError, ParameterError
+from aep.languages import Grammar
+
+END, LETTERS = 0.3, 2
+LETTER = Grammar('S -> [0.3] | "a" S [0.35] | "b" S [0.35]', name="letters")  # equiprobable letters
+CRITICAL = math.log(LETTERS) / (math.log(LETTERS) - math.log(1 - END))
+PER_LETTER = math.log(LETTERS) - math.log(1 - END)
+
+
+def log_partition(theta):
+    return theta * math.log(END) - math.log1p(-(LETTERS ** (1 - theta)) * (1 - END) ** theta)
+
+
+@pytest.mark.parametrize("theta", [0.8, 1.0, 1.7])
+@pytest.mark.parametrize("name", ["palindromes", "tales"])
+def test_the_tilted_grammar_has_the_powers_of_the_probabilities(name, theta):
+    grammar = Grammar.load(name)
+    law, log_z = tilted(grammar, theta), grammar.log_partition(theta)
+    assert law.symbols == grammar.symbols
+    for ids in grammar.sample_strings(np.random.default_rng(0), 40):
+        assert law.log_probability(ids) == pytest.approx(theta * grammar.log_probability(ids) - log_z, abs=1e-9)
+    if theta == 1:
+        assert law.entropy() == pytest.approx(grammar.entropy(), rel=1e-12)
+
+
+def test_the_mean_of_log_p_along_the_family_is_the_derivative_of_the_log_partition():
+    grammar, theta, step = Grammar.load("tales"), 0.9, 1e-4
+    law = tilted(grammar, theta)
+    slope = (grammar.log_partition(theta + step) - grammar.log_partition(theta - step)) / (2 * step)
+    assert (grammar.log_partition(theta) - law.entropy()) / theta == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_critical_order_of_equiprobable_letters_is_the_closed_form():
+    assert critical_order(LETTER, tolerance=1e-6) == pytest.approx(CRITICAL, abs=2e-6)
+    assert LETTER.log_partition(CRITICAL + 0.01) == pytest.approx(log_partition(CRITICAL + 0.01), rel=1e-9)
+    assert critical_order(Grammar('S -> "a" [0.5] | "b" [0.5]')) == 0
+    with pytest.raises(
+        DistributionError, match="theta=0.5: the sum of p.theta over the strings of letters is infinite"
+    ):
+        tilted(LETTER, 0.5)
+    with pytest.raises(DistributionError, match="ambiguous"):
+        tilted(Grammar('S -> S S [.4] | "a" [.6]'), 2.0)
+
+
+def test_the_critical_order_of_tales_makes_their_renyi_entropy_of_order_one_half_infinite():
+    tales = Grammar.load("tales")
+    found = critical_order(tales)
+    assert found == pytest.approx(0.73122, abs=2e-5)
+    assert math.isinf(tales.log_partition(found - 1e-3)) and math.isfinite(tales.log_partition(found + 1e-3))
+
+
+def test_the_chernoff_bound_from_orders_is_that_of_finitely_many_strings():
+    log_p = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.05]))
+    orders = np.r_[np.linspace(-1, 0.9999, 4001), np.linspace(1.0001, 12, 4001)]
+    partition = np.array([np.log(np.exp(theta * log_p).sum()) for theta in orders])
+    entropy = float(-np.exp(log_p) @ log_p)
+    ours, theirs = chernoff_from(orders, partition, entropy, 50, 0.2), renyi_chernoff(log_p, 50, 0.2)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-2)
+    assert ours.bound >= theirs.bound * (1 - 1e-9)
+    with pytest.raises(ParameterError, match="at least one on either side of 1"):
+        chernoff_from(np.array([0.5, 0.6]), np.array([np.inf, np.inf]), 1.0, 10, 0.1)
+
+
+def test_sums_of_surprisals_have_the_law_of_sampled_strings():
+    grammar, rng = Grammar.load("palindromes"), np.random.default_rng(1)
+    drawn = [sum(-grammar.log_probability(s) for s in grammar.sample_strings(rng, 3)) for _ in range(1500)]
+    ours = sum_of_surprisals(grammar, grammar, 3, 1500, rng=rng)
+    assert stats.ks_2samp(drawn, ours).pvalue > 1e-3
+    assert stats.ks_2samp(drawn, 1.2 * ours).pvalue < 1e-3
+    tales = Grammar.load("tales")
+    mean = sum_of_surprisals(tales, tales, 200, 400, rng=rng) / 200
+    assert abs(mean.mean() - tales.entropy()) < 4 * math.sqrt(tales.varentropy() / 200 / 400)
+    assert mean.var(ddof=1) * 200 == pytest.approx(tales.varentropy(), rel=0.3)
+
+
+def test_the_tail_of_equiprobable_letters_is_negative_binomial():
+    n, mean, rng = 60, (1 - END) / END, np.random.default_rng(2)
+    orders = np.r_[np.linspace(CRITICAL + 1e-3, 0.999, 200), np.linspace(1.001, 4, 200)]
+    partition, entropy = np.array([log_partition(t) for t in orders]), mean * PER_LETTER - math.log(END)
+    assert LETTER.entropy() == pytest.approx(entropy, rel=1e-12)
+    total = stats.nbinom(n, END)
+    for epsilon in (0.8, 1.6, 2.4):
+        low, high = (n * (mean + side * epsilon / PER_LETTER) for side in (-1, 1))
+        exact = total.cdf(math.ceil(low) - 1) + total.sf(math.floor(high))
+        bound = chernoff_from(orders, partition, entropy, n, epsilon)
+        found = string_tail(LETTER, n, epsilon, bound, rng=rng, samples=4000)
+        assert abs(found.estimate - exact) < 4 * (found.high - found.low) / 3.92
+        assert exact <= bound.bound < 60 * exact
