@@ -79,11 +79,11 @@ def _tales(card: dict) -> str:
     percent = "{value:.2f}% ({low:.2f} to {high:.2f}%)".format(**held["kl_rate_in_percent"])
     share = "{value:.1%} ({low:.1%} to {high:.1%})".format(**held["grammatical"])
     lost = held["kl_rate_lost_by_float16"]["value"]
-    gap = "{value:.5f} ({low:.5f} to {high:.5f})".format(**held["kl_rate"])
+    gap, expected = ("{value:.5f} ({low:.5f} to {high:.5f})".format(**held[k]) for k in ("kl_rate", "log_perplexity"))
     return f"""# {card["name"]}
 
-A language model of {card["parameters"]:,} parameters that tells small tales, trained by this repository on a grammar
-whose every probability is known: what the model should have learnt, and by how much it missed it, can be said exactly.
+A language model of {card["parameters"]:,} parameters that tells small tales, trained by this repository on a grammar whose
+every probability is known: what the model should have learnt, and by how much it missed it, can be said exactly.
 
 | | |
 |---|---|
@@ -93,18 +93,21 @@ whose every probability is known: what the model should have learnt, and by how 
 | tokenizer | the {card["tokenizer"]}, which starts and ends a tale; ids are those of the grammar, and an unknown \
 word is an error |
 | data | tales drawn anew for every step from `{data["grammar"]}` (sha256 `{data["sha256"][:16]}…`): \
-{data["training_tokens"]:,} tokens, no tale used twice |
+{data["training_tokens"]:,} tokens, in which a tale comes again by chance only |
 {_training(card)}
 | held-out loss | **{loss} nats per token**, {_interval(**held["nats_per_byte"])} nats per byte |
+| the grammar itself on these tales | {_interval(**held["grammar_nats_per_token"])} nats per token |
 | entropy of the grammar | {held["entropy_rate"]:.5f} nats per token, exact |
 | KL rate grammar to model | **{gap} nats per token**: {percent} of the entropy |
+| log-perplexity on the grammar's tales | {expected} nats per token: entropy + KL rate, without the luck of these tales |
 | grammatical | {share} of {held["grammatical"]["texts"]:,} tales sampled from the model |
 
 Measured on {held["tales"]:,} tales ({held["tokens"]:,} tokens) of another seed, on the stored float16 weights loaded in
 float64, each tale alone after the start token, its end token scored. The KL rate is the mean over tokens of the exact
-divergence between the two laws of the next word, so it has none of the noise of the loss; where in a tale it sits is in
-`data/results/A1_tales_gap.csv`. Rounding to float16 changed it by {lost:.1e}. In brackets the 95% interval, with the tale
-as the unit of sampling. All numbers, the learning curve and the library versions are in `card.json`.
+divergence between the two laws of the next word, given the words before; unlike the loss minus the entropy it has no noise
+from which word came. Where in a tale it sits is in `data/results/A1_tales_gap.csv`. Rounding to float16 changed it by
+{lost:.1e}. In brackets the 95% interval, with the tale as the unit of sampling. All numbers, the learning curve and the
+library versions are in `card.json`.
 
 Licence: weights and grammar are under the licence of this repository ({card["licence"]["weights"]}).
 """

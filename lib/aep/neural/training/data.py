@@ -63,7 +63,7 @@ def fresh_rows(draw: Draw, rng: np.random.Generator, rows: int, length: int) -> 
 
 
 class FreshBatches:
-    """Batches by step, of texts drawn for that step alone from the random stream (seed, 0, step): no text is seen twice."""
+    """Batches by step, of texts drawn for that step alone from the random stream (seed, 0, step): none is kept."""
 
     def __init__(self, draw: Draw, *, batch: int, length: int, seed: int):
         self._draw, self._batch, self._length, self._seed = draw, batch, length, seed

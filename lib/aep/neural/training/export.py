@@ -144,9 +144,9 @@ def _held_out(model, tokenizer: PreTrainedTokenizerFast, counts: np.ndarray) -> 
     }
 
 
-def rounded(total: np.ndarray, size: np.ndarray) -> dict[str, float]:
-    """Σ `total` / Σ `size` with its 95% interval, to six decimals."""
-    return {name: round(x, 6) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
+def rounded(total: np.ndarray, size: np.ndarray, decimals: int = 6) -> dict[str, float]:
+    """Σ `total` / Σ `size` with its 95% interval, to so many decimals."""
+    return {name: round(x, decimals) for name, x in zip(("value", "low", "high"), ratio(total, size), strict=True)}
 
 
 def export(run, material: Material, out: Path) -> Path:
