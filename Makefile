@@ -71,6 +71,7 @@ tables: $(READY) ## measure the embedded models again: the tables that no notebo
 	@echo "held-out losses, samples and copying, calibration and its controls, the long text, bytes: about 140 minutes of one core"
 	$(PY) -m aep.neural.training.losses
 	$(PY) -m aep.neural.training.samples
+	$(PY) -m aep.neural.training.tales
 	$(PY) -m aep.analysis.calibration
 	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
