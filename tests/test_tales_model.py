@@ -347,3 +347,13 @@ def test_the_committed_table_is_measured_again(monkeypatch, tmp_path, model):
 def test_the_learning_curve_falls_to_the_gap():
     curve = np.array(json.loads((embedded()["tales"] / "card.json").read_text())["training"]["curve"])
     assert (curve[:, 0] == np.unique(curve[:, 0])).all() and curve[-1, 2] == curve[:, 2].min() < curve[0, 2]
+
+
+def test_a_grammar_of_as_many_other_words_cannot_be_the_source_of_the_model():
+    model = aep.load("tales")
+    assert model.vocabulary_hash == GRAMMAR.vocabulary_hash
+    path = embedded_grammars()["tales"]
+    other = Grammar(path.read_text(encoding="utf-8").replace('"elephant"', '"tiger"'), name="tigers")
+    assert other.vocab_size == model.vocab_size
+    with pytest.raises(VocabularyMismatch, match="tigers .* and tales .* different vocabularies"):
+        aep.score(aep.sample(other, None, tokens=60, seed=1, stop="eos"), model, source=other)

@@ -1,6 +1,7 @@
 """What a language is: the protocol that exact and neural languages share, and the base of the exact ones."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -102,6 +103,11 @@ def content_hash(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def vocabulary_hash(ids: dict[str, int]) -> str:
+    """16 hex digits of the sha256 of a vocabulary, word to id."""
+    return hashlib.sha256(json.dumps(sorted(ids.items())).encode()).hexdigest()[:16]
+
+
 class ExactLanguage:
     """Base of the exact languages (NumPy float64): rows by stepping, symbols for display.
 
@@ -158,6 +164,14 @@ class ExactLanguage:
         """Symbols joined by spaces."""
         symbols = self._symbols()
         return " ".join(symbols[i] for i in ids)
+
+    @property
+    def vocabulary_hash(self) -> str | None:
+        """16 hex digits of the sha256 of words and ids, as a network's; None without `symbols`.
+
+        A pair of languages must agree in it: two of one size need not have the same words.
+        """
+        return None if self.symbols is None else vocabulary_hash({s: i for i, s in enumerate(self.symbols)})
 
     def _symbols(self):
         return self.symbols or [str(i) for i in range(self.vocab_size)]

@@ -1,7 +1,5 @@
 """A causal network as a `Language`: next-token log-probabilities, a cached state, and rows of logits in chunks."""
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from transformers import DynamicCache
 from .._array import as_float64
 from ..errors import ModelError, PromptError, nearest
 from ..information import log_normalise
-from ..languages.protocol import row_order
+from ..languages.protocol import row_order, vocabulary_hash
 from .cache import new_cache, reach
 from .compiled import fused
 
@@ -55,8 +53,7 @@ class NeuralLanguage:
         self.fingerprint = fingerprint
         self.dtype_name = str(model.dtype).removeprefix("torch.")
         self._words = _word_list(tokenizer)
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-        self.vocabulary_hash = hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+        self.vocabulary_hash = vocabulary_hash(tokenizer.get_vocab())
         self._reach = reach(model)
         self._head = _split_head(model, self.vocab_size)
 
