@@ -14,7 +14,7 @@ LIBRARY = ROOT / "lib" / "aep"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FLOORS = [
     {"errors", "_agree", "_array", "_progress", "_display", "_parquet"},
-    {"information", "intervals"},
+    {"information", "intervals", "optimum"},
     {"adaptors"},
     {"languages"},
     {"records", "store", "outputs", "data_table"},
