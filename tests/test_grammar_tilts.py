@@ -4,10 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from aep.analysis.concentration import renyi_chernoff
-from aep.analysis.grammar_tilts import chernoff_from, critical_order, string_tail, sum_of_surprisals, tilted
+from aep.analysis.grammar_tilts import (
+    chernoff_from,
+    critical_order,
+    joint_sums,
+    moments,
+    string_tail,
+    sum_of_surprisals,
+    tilted,
+    tilted_by_words,
+)
 from aep.errors import DistributionError, ParameterError
 from aep.languages import Grammar
 
@@ -96,3 +105,74 @@ def test_the_tail_of_equiprobable_letters_is_negative_binomial():
         found = string_tail(LETTER, n, epsilon, bound, rng=rng, samples=4000)
         assert abs(found.estimate - exact) < 4 * (found.high - found.low) / 3.92
         assert exact <= bound.bound < 60 * exact
+
+
+# ---------------------------------------------------------------------------------------------------- tilted by words
+
+
+def enumerated(beta):
+    """Weights of strings by their numbers of a and b, log Z, and log p and reward of such a string."""
+    k, b = np.meshgrid(np.arange(80), np.arange(80))
+    binomial = special.gammaln(k + b + 1) - special.gammaln(k + 1) - special.gammaln(b + 1)
+    log_p = k * math.log(0.3) + b * math.log(0.2) + math.log(0.5)
+    reward = 1.0 * k - 0.5 * b + 0.25
+    mass = np.exp(binomial + log_p + reward / beta)
+    return mass / mass.sum(), math.log(mass.sum()), log_p, reward
+
+
+UNEQUAL = Grammar('S -> [0.5] | "a" S [0.3] | "b" S [0.2]', name="unequal")
+POINTS = np.array([0.25, 1.0, -0.5])
+
+
+@pytest.mark.parametrize("beta", [1.5, 4.0, math.inf])
+def test_log_z_and_moments_of_a_tilt_by_words_are_those_of_the_enumerated_law(beta):
+    weight, log_z, log_p, reward = enumerated(beta)
+    assert tilted_by_words(UNEQUAL, POINTS, beta).log_z == pytest.approx(log_z, abs=1e-9)
+    found = moments(UNEQUAL, POINTS, beta)
+    mean = [(weight * f).sum() for f in (log_p, reward)]
+    centred = [f - m for f, m in zip((log_p, reward), mean, strict=True)]
+    covariance = [[(weight * f * g).sum() for g in centred] for f in centred]
+    assert found.mean == pytest.approx(np.array(mean), rel=1e-6)
+    assert found.covariance == pytest.approx(np.array(covariance), rel=1e-4)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_a_tilt_of_the_tales_by_words_is_the_optimum_of_equation_1(beta):
+    grammar, rng = Grammar.load("tales"), np.random.default_rng(0)
+    points = rng.integers(-1, 2, grammar.vocab_size).astype(float) / 4
+    law, log_z = tilted_by_words(grammar, points, beta)
+    assert law.symbols == grammar.symbols and law.eos == grammar.eos
+    for ids in law.sample_strings(rng, 30) + grammar.sample_strings(rng, 10):
+        expected = grammar.log_probability(ids) + points[ids].sum() / beta - log_z
+        assert law.log_probability(ids) == pytest.approx(expected, abs=1e-9)
+    assert moments(grammar, points, beta).mean[0] == pytest.approx(
+        -law.entropy() + log_z - moments(grammar, points, beta).mean[1] / beta, rel=1e-6
+    )
+
+
+def test_a_tilt_by_words_needs_no_unambiguous_grammar_and_scales_every_derivation():
+    grammar = Grammar('S -> S S [.3] | "a" [.4] | "b" [.3]')
+    law, log_z = tilted_by_words(grammar, np.array([0.0, -0.7, 0.2]), 1.0)
+    for ids in ([1, 0], [1, 2, 0], [2, 2, 1, 0]):
+        expected = grammar.log_probability(ids) + (-0.7 * ids.count(1) + 0.2 * ids.count(2)) - log_z
+        assert law.log_probability(ids) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sums_over_corpora_have_the_moments_of_the_law():
+    beta, n = 1.5, 50
+    law, found = tilted_by_words(UNEQUAL, POINTS, beta).grammar, moments(UNEQUAL, POINTS, beta)
+    sums = joint_sums(UNEQUAL, law, POINTS, n, 4000, rng=np.random.default_rng(1))
+    error = np.sqrt(np.diag(found.covariance) * n / 4000)
+    assert (np.abs(sums.mean(axis=0) - n * found.mean) < 4.5 * error).all()
+    assert np.corrcoef(sums.T)[0, 1] == pytest.approx(np.corrcoef(sums.T)[1, 0])
+    rho = found.covariance[0, 1] / np.sqrt(np.prod(np.diag(found.covariance)))
+    assert abs(np.arctanh(np.corrcoef(sums.T)[0, 1]) - np.arctanh(rho)) < 4.5 / np.sqrt(4000)
+
+
+def test_points_that_make_the_sum_infinite_or_do_not_fit_are_refused():
+    with pytest.raises(DistributionError, match="the sum of its weights over the strings of unequal is infinite"):
+        tilted_by_words(UNEQUAL, np.array([0.0, 5.0, 0.0]), 1.0)
+    with pytest.raises(ParameterError, match="2 points for 3 words: unequal has one id per word"):
+        tilted_by_words(UNEQUAL, np.zeros(2), 1.0)
+    with pytest.raises(ParameterError, match="beta=0.0: a strength above 0 is needed"):
+        moments(UNEQUAL, POINTS, 0.0)
