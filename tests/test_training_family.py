@@ -21,7 +21,9 @@ SIZES = {
     "tales": 4e5,
 }  # fmt: skip
 HELD_OUT = {"docs-1m": 2.95, "docs-3m": 2.78}  # nats per token, at most
-COMMITTED = sorted(p.parent.name for p in MODELS.glob("*/card.json"))
+CARDS = sorted(p.parent.name for p in MODELS.glob("*/card.json"))
+COMMITTED = [name for name in CARDS if name not in configs.ALIGNED]
+ALIGNED = [name for name in CARDS if name in configs.ALIGNED]
 DOCUMENTS = [name for name in COMMITTED if name.startswith("docs-")]
 HASHES = {  # of the checkpoints in the store: a change would train all of them anew
     "docs-100k": "a50a6a5dd73f", "docs-400k": "550c5608c670", "docs-400k-twin": "6f483ab54c1d",
@@ -87,6 +89,19 @@ def test_a_committed_model_is_the_one_its_card_describes(name):
     assert (config.sliding_window, config.tie_word_embeddings) == (128, True)
     assert config.max_position_embeddings >= 32768
     assert config.bos_token_id == config.eos_token_id == 0
+
+
+@pytest.mark.parametrize("name", ALIGNED)
+def test_a_committed_aligned_model_is_the_one_its_card_describes(name):
+    card, folder, spec = card_of(name), MODELS / name, configs.ALIGNED[name]
+    for file, digest in card["sha256"].items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
+    assert card["recipe"] == dataclasses.asdict(spec) and card["steps"] == spec.steps
+    assert (folder / "README.md").read_text(encoding="utf-8") == cards.readme(card)
+    assert card["prior"]["sha256"] == card_of("tales")["sha256"]["model.safetensors"]
+    assert card["sha256"]["tokenizer.json"] == card_of("tales")["sha256"]["tokenizer.json"]
+    kind = "SequenceClassification" if spec.kind == "reward" else "CausalLM"
+    assert AutoConfig.from_pretrained(folder).architectures == [f"MistralFor{kind}"]
 
 
 @pytest.mark.parametrize("how", ["products", "threads", "device"])

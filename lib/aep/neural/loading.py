@@ -20,10 +20,11 @@ from .._progress import enabled
 from ..errors import DeviceError, ModelError, nearest, unknown_name
 from .language import NeuralLanguage
 
-__all__ = ["card", "embedded", "load", "models"]
+__all__ = ["card", "embedded", "embedded_rewards", "load", "load_pretrained", "models", "resolve"]
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _HUB_SECONDS = 8.0
+_REWARD = "-reward"
 _HASHED = {"config.json", "model.safetensors", "tokenizer.json"}  # at least these have a checksum in every card
 
 
@@ -32,7 +33,16 @@ def _models_folder() -> Path:
 
 
 def embedded() -> dict[str, Path]:
-    """Name and folder of every embedded model."""
+    """Name and folder of every embedded language model."""
+    return {name: folder for name, folder in _on_the_shelf().items() if not name.endswith(_REWARD)}
+
+
+def embedded_rewards() -> dict[str, Path]:
+    """Name and folder of every embedded reward model: those whose name ends with "-reward"."""
+    return {name: folder for name, folder in _on_the_shelf().items() if name.endswith(_REWARD)}
+
+
+def _on_the_shelf() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_models_folder().glob("*/card.json"))}
 
 
@@ -41,7 +51,7 @@ def card(name: str) -> dict[str, Any]:
 
     Raises ModelError if there is no such model, or if its card is damaged.
     """
-    known = embedded()
+    known = _on_the_shelf()
     if name not in known:
         raise ModelError(unknown_name("embedded model", name, known))
     try:
@@ -98,9 +108,24 @@ def load(
     ModelError : not found (with the nearest embedded names), incomplete, or its weights do not match its card
     DeviceError : a device or dtype that is not available here
     """
-    name, place = str(name), _device(device)
+    name = str(name)
+    if name in embedded_rewards():
+        raise ModelError(
+            f"{name!r} is a reward model, not a language: aep.neural.rewards.load_reward({name!r}) loads it"
+        )
+    return resolve(name, embedded(), _language, revision=revision, dtype=dtype, device=device)
+
+
+def resolve(
+    name: str, known: dict[str, Path], build: Any, *, revision: str | None, dtype: str | None, device: str | None
+) -> Any:
+    """What `build` makes of the embedded model (one of `known`), the folder, or the hub id `name`. Arguments as of `load`.
+
+    `build` takes a folder or hub id, the name to show, a fingerprint, a dtype or None, a device, and options of the hub.
+    """
+    place = _device(device)
     if not name.strip():
-        raise ModelError(f"model name is empty; embedded models are {', '.join(embedded()) or '(none)'}")
+        raise ModelError(f"model name is empty; embedded models are {', '.join(known) or '(none)'}")
     dtype = None if dtype == "auto" else dtype
     if dtype is not None and dtype not in _DTYPES:
         raise DeviceError(unknown_name("dtype", dtype, ("auto", *_DTYPES)))
@@ -108,19 +133,18 @@ def load(
         transformers.utils.logging.enable_progress_bar()
     else:
         transformers.utils.logging.disable_progress_bar()
-    known = embedded()
     if name in known:
         fingerprint = _check_card(name, known[name])
-        return _from_folder(known[name], name, fingerprint, dtype or "float64", place)
+        return build(known[name], name, fingerprint, dtype or "float64", place)
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_folder(folder)
-        return _from_folder(folder, folder.resolve().name, _weights_hash(folder), dtype, place)
+        return build(folder, folder.resolve().name, _weights_hash(folder), dtype, place)
     if revision is None and "@" in name:
         name, _, revision = name.partition("@")
     if name.startswith((".", "~", os.sep)) or folder.exists():
         raise ModelError(f"model {name!r} is not a folder; embedded models are {', '.join(known) or '(none)'}")
-    return _from_hub(name, revision, dtype, place, known)
+    return _from_hub(name, revision, known, lambda *where, **more: build(*where, dtype, place, **more))
 
 
 def _device(device: str | None) -> torch.device:
@@ -171,14 +195,28 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"model folder {folder} has no tokenizer (tokenizer.json or the files of a slow one)")
 
 
-def _from_folder(
-    folder: Path | str, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any
-):
+def _language(
+    place: Path | str, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any
+) -> NeuralLanguage:
+    model, tokenizer = load_pretrained(place, name, dtype, device, **where)
+    return NeuralLanguage(model, tokenizer, name=name, fingerprint=fingerprint)
+
+
+def load_pretrained(
+    place: Path | str,
+    name: str,
+    dtype: str | None,
+    device: torch.device,
+    *,
+    auto: Any = AutoModelForCausalLM,
+    **where: Any,
+) -> tuple[Any, Any]:
+    """The network (of the class that `auto` chooses) and the tokenizer in a folder or on the hub; ModelError if damaged."""
     options = {"trust_remote_code": False, **where}
     try:
         with _TokenizerDamage(name):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model, found = _network(folder, getattr(torch, dtype) if dtype else "auto", options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        model, found = _network(auto, place, getattr(torch, dtype) if dtype else "auto", options)
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
@@ -197,15 +235,15 @@ def _from_folder(
         warnings.warn(
             f"model {name!r}: {len(spare)} tensors of its file are not used, such as {spare[0]}", stacklevel=3
         )
-    return NeuralLanguage(model.to(device), tokenizer, name=name, fingerprint=fingerprint)
+    return model.to(device), tokenizer
 
 
-def _network(folder: Path | str, dtype: Any, options: dict[str, Any]):
+def _network(auto: Any, folder: Path | str, dtype: Any, options: dict[str, Any]):
     """The network and what transformers says of its weights; the report of many lines that it would print is left out."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return auto.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -235,7 +273,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _from_hub(name: str, revision: str | None, dtype: str | None, device: torch.device, known: dict[str, Path]):
+def _from_hub(name: str, revision: str | None, known: dict[str, Path], build: Any):
     close = nearest(name, known)
     listed = ", ".join(known) or "(none)"
     hint = f"; did you mean the embedded {' or '.join(close)}?" if close else f"; embedded models are {listed}"
@@ -248,13 +286,13 @@ def _from_hub(name: str, revision: str | None, dtype: str | None, device: torch.
         raise ModelError(f"model {name!r}{at} was not found on the hub, and no folder has that name{hint}") from None
     except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, http.HTTPError, OSError):
         if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
-            return _cached(name, revision, dtype, device)
+            return _cached(name, revision, build)
         raise ModelError(
             f"model {name!r} is neither embedded nor a folder, and the hub cannot be reached (offline){hint}"
         ) from None
-    return _from_folder(name, name, f"{name}@{info.sha}", dtype, device, revision=info.sha)
+    return build(name, name, f"{name}@{info.sha}", revision=info.sha)
 
 
-def _cached(name: str, revision: str | None, dtype: str | None, device: torch.device) -> NeuralLanguage:
+def _cached(name: str, revision: str | None, build: Any) -> Any:
     commit = getattr(AutoConfig.from_pretrained(name, revision=revision, local_files_only=True), "_commit_hash", None)
-    return _from_folder(name, name, f"{name}@{commit}", dtype, device, revision=revision, local_files_only=True)
+    return build(name, name, f"{name}@{commit}", revision=revision, local_files_only=True)

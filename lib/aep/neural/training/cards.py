@@ -1,5 +1,7 @@
 """The page of an embedded model, for a person: README.md from the facts of card.json."""
 
+from .aligned_cards import aligned_page
+
 __all__ = ["LICENCES", "readme"]
 
 #: The licences of the packages whose docstrings are the training text.
@@ -18,7 +20,10 @@ def _interval(value: float, low: float, high: float) -> str:
 
 def readme(card: dict) -> str:
     """Markdown of `card`, as `export.card` makes it."""
-    page = _tales(card) if "grammar" in card["data"] else _documents(card)
+    if "recipe" in card:
+        page = aligned_page(card)
+    else:
+        page = _tales(card) if "grammar" in card["data"] else _documents(card)
     return page + "\n| file | sha256 |\n|---|---|\n" + _files(card)
 
 

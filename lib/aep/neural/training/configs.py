@@ -8,7 +8,7 @@ from transformers import MistralConfig
 
 from aep.errors import ModelError, unknown_name
 
-__all__ = ["FAMILY", "ModelSpec", "get"]
+__all__ = ["ALIGNED", "FAMILY", "AlignedSpec", "ModelSpec", "get"]
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,35 @@ _SPECS = (
 FAMILY = {spec.name: spec for spec in _SPECS}
 
 
+@dataclass(frozen=True)
+class AlignedSpec:
+    """What determines a run besides the prior: `kind` (reward, rloo or dpo), `beta` (nats per unit of reward, None for a
+    reward model), `batch` in texts (rloo) or pairs of texts, `steps`, the peak learning `rate` of AdamW, `seed`."""
+
+    name: str
+    kind: str
+    batch: int
+    steps: int
+    rate: float
+    beta: float | None = None
+    seed: int = 0
+
+    def hash(self, *more: str) -> str:
+        """12 hex digits of the sha256 of all fields and of `more` (hashes of the prior and of the reward)."""
+        return hashlib.sha256(json.dumps([asdict(self), *more], sort_keys=True).encode()).hexdigest()[:12]
+
+
+_ALIGNED = (
+    AlignedSpec("tales-reward", "reward", batch=128, steps=600, rate=1e-3),
+    AlignedSpec("tales-rloo", "rloo", batch=256, steps=600, rate=1e-3, beta=1.0),
+    AlignedSpec("tales-rloo-2", "rloo", batch=256, steps=300, rate=1e-3, beta=2.0),
+    AlignedSpec("tales-dpo", "dpo", batch=128, steps=600, rate=5e-4, beta=1.0),
+)
+ALIGNED = {spec.name: spec for spec in _ALIGNED}
+
+
 def get(name: str) -> ModelSpec:
     """The model of the family called `name`; raises ModelError naming the valid ones."""
     if name not in FAMILY:
-        raise ModelError(unknown_name("model to train", name, FAMILY))
+        raise ModelError(unknown_name("model to train", name, (*FAMILY, *ALIGNED)))
     return FAMILY[name]

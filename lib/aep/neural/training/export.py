@@ -23,7 +23,19 @@ from aep.neural.training.cards import LICENCES, readme
 from aep.neural.training.evaluate import document_losses, load_stored, unigram_losses
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
 
-__all__ = ["Facts", "Material", "card", "export", "facts_of_documents", "rounded", "sha256_of", "write_model"]
+__all__ = [
+    "Facts",
+    "Material",
+    "card",
+    "export",
+    "facts_of_documents",
+    "publish",
+    "rounded",
+    "sha256_of",
+    "versions",
+    "write_model",
+    "write_weights",
+]
 
 
 class Facts(NamedTuple):
@@ -56,13 +68,20 @@ def write_model(run, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the best validated weights of `run` (a `train.Run`) as float16, configuration and tokenizer to `folder`."""
     if not run.best:
         raise ModelError(f"run of {run.spec.name!r} has no validated weights: it stopped at step {run.step}")
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.to(torch.float16).contiguous() for k, v in run.best.items() if k != "lm_head.weight"}
-    if not all(torch.isfinite(v).all() for v in weights.values()):
-        raise ModelError(f"weights of {run.spec.name!r} do not fit into float16")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = run.spec.config()
     config.architectures = [MistralForCausalLM.__name__]
+    write_weights(run.best, config, tokenizer, folder)
+
+
+def write_weights(
+    state: dict[str, torch.Tensor], config: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Write `state` as float16, without an output layer that is the embedding, `config` and tokenizer to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in state.items() if k != "lm_head.weight"}
+    if not all(torch.isfinite(v).all() for v in weights.values()):
+        raise ModelError(f"weights for {folder.name} do not fit into float16")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config.dtype = torch.float16
     config.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
@@ -88,10 +107,7 @@ def card(run, facts: Facts, folder: Path) -> dict:
         "training": _training(run),
         "held_out": facts.held_out,
         "sha256": {p.name: sha256_of(p) for p in sorted(folder.iterdir())},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")},
-        },
+        "versions": versions(),
         "licence": {"weights": "MIT", "text": facts.licences},
     }
 
@@ -150,14 +166,23 @@ def rounded(total: np.ndarray, size: np.ndarray, decimals: int = 6) -> dict[str,
 
 
 def export(run, material: Material, out: Path) -> Path:
-    """Write the model of `run`, its card and its page to the folder `out`, and return it.
+    """Write the model of `run`, its card and its page to the folder `out`, and return it."""
 
-    Everything is made in a folder beside it first; a half-replaced model does not match its card and is refused.
+    def write(draft: Path) -> dict:
+        write_model(run, material.tokenizer, draft)
+        return card(run, material.facts(run, draft), draft)
+
+    return publish(out, write)
+
+
+def publish(out: Path, write: Callable[[Path], dict]) -> Path:
+    """Fill `out` with what `write` puts into the folder it is given, and with the card that it returns and its page.
+
+    Everything is made in a folder beside `out` first; a half-replaced model does not match its card and is refused.
     """
     draft = out.with_name(out.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    write_model(run, material.tokenizer, draft)
-    said = card(run, material.facts(run, draft), draft)
+    said = write(draft)
     (draft / "README.md").write_text(readme(said), encoding="utf-8", newline="\n")
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(draft.iterdir()):
@@ -169,3 +194,9 @@ def export(run, material: Material, out: Path) -> Path:
     os.replace(draft / "card.json.tmp", out / "card.json")
     draft.rmdir()
     return out
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Of Python and the packages a model was made with, and of `names`."""
+    usual = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in (*usual, *names)}}

@@ -250,6 +250,10 @@ def train(name: str, *, out: Path | str | None = None, threads: int | None = Non
     `out` is ``data/models/NAME`` by default, `threads` what torch chooses. Raises ModelError for an unknown name and
     RecordError if the corpus is not installed exactly.
     """
+    if name in configs.ALIGNED:
+        from aep.neural.training import aligned  # the trainers of the extra [train]
+
+        return aligned.train(name, out=out, threads=threads)
     spec = configs.get(name)
     if threads is not None:
         torch.set_num_threads(threads)
