@@ -34,6 +34,7 @@ __all__ = [
     "sweep",
     "tempered_family",
     "tilted_family",
+    "truncated_variance",
 ]
 
 CHUNK = 1000
@@ -167,13 +168,22 @@ def conditioned_correlation(toy: Toy, ratio: Float[np.ndarray, "*points"] | floa
     >>> round(float(conditioned_correlation(toy(), 1e-6)), 6)
     -1.0
     """
-    c = np.asarray(ratio, dtype=np.float64)
-    # below .02 the difference cancels; the series of k is c^2 / 3 + O(c^4)
-    exact = 1 - 2 * c * stats.norm.pdf(c) / (2 * stats.norm.cdf(np.maximum(c, 1e-3)) - 1)
-    k = np.where(c < 0.02, c**2 / 3, exact)
+    k = truncated_variance(ratio)
     (xx, xs), (_, ss) = np.cov([toy.log_p, toy.log_p_plus], aweights=toy.p_plus, ddof=0)
     var_log_p = xx - (1 - k) * xs**2 / ss
     return np.asarray((k * xs - var_log_p) / np.sqrt(var_log_p * (var_log_p + k * ss - 2 * k * xs)))
+
+
+def truncated_variance(ratio: Float[np.ndarray, "*points"] | float) -> Float[np.ndarray, "*points"]:
+    """Variance of a standard normal given that it is within ±c, c = `ratio`: 1 - 2 c phi(c) / (2 Phi(c) - 1), in [0, 1].
+
+    >>> truncated_variance(np.array([1e-6, 1., 40.])).round(4).tolist()
+    [0.0, 0.2911, 1.0]
+    """
+    c = np.asarray(ratio, dtype=np.float64)
+    # below .02 the difference cancels; the series is c^2 / 3 + O(c^4)
+    exact = 1 - 2 * c * stats.norm.pdf(c) / (2 * stats.norm.cdf(np.maximum(c, 1e-3)) - 1)
+    return np.asarray(np.where(c < 0.02, c**2 / 3, exact))
 
 
 def sweep(

@@ -1,0 +1,241 @@
+"""Probability against quality over texts of many sampling schemes: correlations, their intervals, and what they are made of.
+
+Tables have one row per text (`schemes.measure`): `scheme`, `prompt`, and columns of which two are correlated, x (a log p)
+and y (a reward). The unit of every interval is the prompt: all texts of a prompt, under every scheme, are drawn together
+(cluster bootstrap). Source: 2406.10203, sections 5-6 and App. F; conventions of its public code where they are named.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import stats
+
+from ..errors import ParameterError
+from ..intervals import Interval, bootstrap, weighted_correlation
+from .tradeoff import truncated_variance
+
+__all__ = [
+    "Columns",
+    "bootstrap_corpora",
+    "columns",
+    "correlation_table",
+    "correlations",
+    "covariance_parts",
+    "effective_points",
+    "pooled_pearson",
+    "scheme_means",
+    "selected_correlation",
+    "weighted_spearman",
+]
+
+Values = Float[np.ndarray, " texts"]
+
+
+class Columns(NamedTuple):
+    """x and y of every text with its scheme and its prompt, as codes 0, 1, ... in order of appearance."""
+
+    x: np.ndarray
+    y: np.ndarray
+    scheme: np.ndarray
+    prompt: np.ndarray
+
+
+def columns(table: pd.DataFrame, x: str, y: str) -> Columns:
+    """Two columns of a table of texts; ParameterError for a value that is not finite, and an unknown name."""
+    found = []
+    for name in (x, y):
+        if name not in table:
+            raise ParameterError(f"the table of texts has no column {name!r}: it has {', '.join(map(str, table))}")
+        values = table[name].to_numpy(np.float64)
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise ParameterError(f"{name} of row {row} is {values[row]}: a correlation needs finite values")
+        found.append(values)
+    return Columns(*found, *(pd.factorize(table[name])[0] for name in ("scheme", "prompt")))
+
+
+# ------------------------------------------------------------------------------------------------------- correlations
+
+
+def weighted_spearman(x: Values, y: Values, weight: Values | None = None) -> float:
+    """Spearman's correlation where row i stands for `weight` rows: Pearson's of the mid-ranks of the repeated data.
+
+    >>> x, y = np.array([1., 2., 3.]), np.array([1., 9., 4.])
+    >>> bool(np.isclose(weighted_spearman(x, y, np.array([2., 1., 1.])), stats.spearmanr([1, 1, 2, 3], [1, 1, 9, 4])[0]))
+    True
+    """
+    weight = np.ones(len(x)) if weight is None else weight
+    return weighted_correlation(_ranks(x, weight), _ranks(y, weight), weight)
+
+
+def _ranks(x: Values, weight: Values) -> Values:
+    group = np.unique(x, return_inverse=True)[1]
+    mass = np.bincount(group, weight)
+    return (np.cumsum(mass) - mass / 2)[group]
+
+
+def scheme_means(data: Columns, weight: Values | None = None) -> Float[np.ndarray, "2 schemes"]:
+    """Mean x and mean y of the texts of every scheme: a corpus per scheme."""
+    weight = np.ones(len(data.x)) if weight is None else weight
+    total = np.bincount(data.scheme, weight)
+    return np.stack([np.bincount(data.scheme, weight * values) / total for values in (data.x, data.y)])
+
+
+def pooled_pearson(data: Columns, weight: Values | None = None, size: int | None = None) -> float:
+    """Pearson's correlation over bootstrap corpora of all schemes together, in the limit of infinitely many: no resampling.
+
+    A corpus of `size` texts (the number of texts of a scheme unless given) drawn with replacement from those of scheme k
+    has means that vary about the scheme's with covariance S_k/size; all schemes count alike. So the covariance over the
+    pooled points is that of the K scheme means plus the average of S_k/size.
+    """
+    weight = np.ones(len(data.x)) if weight is None else weight
+    total = np.bincount(data.scheme, weight)
+    means = scheme_means(data, weight)
+    size = size or round(float(total.mean()))
+    dx, dy = (v - m[data.scheme] for v, m in zip((data.x, data.y), means, strict=True))
+    within = [
+        np.mean(np.bincount(data.scheme, weight * a * b) / total) / size for a, b in ((dx, dx), (dx, dy), (dy, dy))
+    ]
+    between = np.cov(means, ddof=0)
+    xx, xy, yy = between[0, 0] + within[0], between[0, 1] + within[1], between[1, 1] + within[2]
+    return float(xy / np.sqrt(xx * yy))
+
+
+STATISTICS: dict[str, Callable[[Columns, np.ndarray], float]] = {
+    "string_pearson": lambda d, w: weighted_correlation(d.x, d.y, w),
+    "string_spearman": lambda d, w: weighted_spearman(d.x, d.y, w),
+    "corpus_pearson": lambda d, w: float(np.corrcoef(scheme_means(d, w))[0, 1]),
+    "corpus_spearman": lambda d, w: float(stats.spearmanr(*scheme_means(d, w))[0]),
+    "pooled_pearson": pooled_pearson,
+}
+"""Level and coefficient: over texts of all schemes; over one mean per scheme; over bootstrap corpora of all schemes."""
+
+
+def correlations(
+    data: Columns, *, rng: np.random.Generator, resamples: int = 499, which: Sequence[str] = tuple(STATISTICS)
+) -> dict[str, Interval]:
+    """Correlations of x and y at string and at corpus level with 95% intervals: bootstrap over prompts (`intervals`).
+
+    An interval is a point where all resamples have one value (a rank correlation of 1).
+    Raises AepError below 50 prompts, which is too few for an interval.
+    """
+    prompts = np.arange(data.prompt.max() + 1, dtype=np.float64)
+
+    def of(statistic: Callable[[Columns, np.ndarray], float]) -> Callable[[np.ndarray], float]:
+        def value(drawn: np.ndarray) -> float:
+            count = np.bincount(drawn.astype(np.int64), minlength=len(prompts)).astype(np.float64)
+            return statistic(data, count[data.prompt])
+
+        return value
+
+    found = {}
+    for name in which:
+        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            interval = bootstrap(of(STATISTICS[name]), prompts, rng=rng, resamples=resamples)
+        agree = np.isnan(interval.low)  # the same value in all resamples, as of a Spearman's 1
+        found[name] = Interval(*[interval.estimate] * 3) if agree else interval
+    return found
+
+
+def correlation_table(
+    table: pd.DataFrame,
+    pairs: dict[str, tuple[str, str]],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 499,
+    which: Sequence[str] = tuple(STATISTICS),
+) -> pd.DataFrame:
+    """`correlations` for every named pair (x, y) of columns: one row per pair and statistic, with `low` and `high`."""
+    rows = []
+    for label, (x, y) in pairs.items():
+        found = correlations(columns(table, x, y), rng=rng, resamples=resamples, which=which)
+        rows += [(label, x, y, name, *interval) for name, interval in found.items()]
+    return pd.DataFrame(rows, columns=["pair", "x", "y", "statistic", "correlation", "low", "high"])
+
+
+# ------------------------------------------------------------------------------------------------ what they are made of
+
+
+def covariance_parts(data: Columns) -> pd.DataFrame:
+    """Variances and covariance of x and y over all texts: between schemes, between prompts, and within both.
+
+    With as many texts of every prompt under every scheme, the scheme means and the prompt means are orthogonal and the
+    parts add up to the total exactly (two-way analysis of variance). Index `part`; columns `var_x`, `var_y`,
+    `covariance`, `correlation` (of that part) and `share` of the covariance. ParameterError for a table that is not
+    balanced.
+    """
+    cells = np.bincount(data.scheme * (data.prompt.max() + 1) + data.prompt)
+    if np.ptp(cells):
+        raise ParameterError(
+            f"{cells.min()} to {cells.max()} texts per scheme and prompt: the parts need the same number of each"
+        )
+    centred = [v - v.mean() for v in (data.x, data.y)]
+    by = {"schemes": data.scheme, "prompts": data.prompt}
+    parts = {name: [(np.bincount(g, v) / np.bincount(g))[g] for v in centred] for name, g in by.items()}
+    rest = [v - a - b for v, a, b in zip(centred, *parts.values(), strict=True)]
+    named = {"total": centred, **{f"between {n}": p for n, p in parts.items()}, "within": rest}
+    rows = [(name, np.mean(a * a), np.mean(b * b), np.mean(a * b)) for name, (a, b) in named.items()]
+    out = pd.DataFrame(rows, columns=["part", "var_x", "var_y", "covariance"]).set_index("part")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return out.assign(
+            correlation=out["covariance"] / np.sqrt(out["var_x"] * out["var_y"]),
+            share=out["covariance"] / out["covariance"]["total"],
+        )
+
+
+def bootstrap_corpora(
+    data: Columns, corpora: int, *, rng: np.random.Generator, size: int | None = None
+) -> pd.DataFrame:
+    """The corpora of the public code without its chain: `corpora` per scheme, each of `size` texts drawn with replacement.
+
+    `size` is the number of texts of the scheme unless given. Columns `scheme` (code), `x`, `y`: means of the corpus.
+    """
+    rows = []
+    for scheme in range(data.scheme.max() + 1):
+        mine = np.flatnonzero(data.scheme == scheme)
+        counts = rng.multinomial(size or len(mine), np.full(len(mine), 1 / len(mine)), size=corpora)
+        share = counts / counts.sum(axis=1, keepdims=True)
+        rows.append(pd.DataFrame({"scheme": scheme, "x": share @ data.x[mine], "y": share @ data.y[mine]}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def effective_points(groups: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> float:
+    """The number of independent points to which n points in clusters amount: n / (1 + (m - 1) ICC), Kish's design effect.
+
+    m = n / number of clusters; the intraclass correlation ICC is that of a one-way analysis of variance (clipped at 0).
+    With tight clouds it is about the number of clusters, however many points each has.
+
+    >>> effective_points(np.repeat([0, 1, 2], 100), np.repeat([0., 1., 5.], 100))
+    3.0
+    """
+    count = np.bincount(groups)
+    mean = np.bincount(groups, values) / count
+    n, k = len(values), len(count)
+    between = float(np.sum(count * (mean - values.mean()) ** 2)) / (k - 1)
+    within = float(np.sum((values - mean[groups]) ** 2)) / max(n - k, 1)
+    m = (n - np.sum(count**2) / n) / (k - 1)
+    spread = between + (m - 1) * within
+    icc = float(np.clip((between - within) / spread, 0, 1)) if spread > 0 else 0.0
+    return float(n / (1 + (n / k - 1) * icc))
+
+
+def selected_correlation(
+    covariance: Float[np.ndarray, "3 3"], ratio: Float[np.ndarray, "*points"] | float
+) -> Float[np.ndarray, "*points"]:
+    """Correlation of mean x and mean y among typical corpora, for ratio = ε/σ_N; `covariance` is that of (x, y, log p_plus).
+
+    A corpus of N texts of p_plus is typical if its mean log p_plus is within ε of its expectation (2406.10203, Eq. 10),
+    σ_N² = Var(log p_plus)/N. For large N the means are jointly normal, and cutting the third at ±ε multiplies its
+    variance by k (`tradeoff.truncated_variance`) and takes (1 - k) c c'/Var(log p_plus) off the covariance of the others,
+    c their covariances with it. If log p_plus = log p + y/β + constant: -1 for ratio → 0; for large ratios the
+    correlation under p_plus, whatever N.
+    """
+    k = truncated_variance(ratio)
+    c, v = covariance[:2, 2], covariance[2, 2]
+    xx, xy, yy = (covariance[i, j] - (1 - k) * c[i] * c[j] / v for i, j in ((0, 0), (0, 1), (1, 1)))
+    return np.asarray(xy / np.sqrt(xx * yy))
