@@ -201,16 +201,18 @@ def test_a_finished_run_is_not_repeated_and_an_interrupted_one_leaves_nothing(gi
     with monkeypatch.context() as patch:
         patch.setattr(trainer_trials, "_with_loop", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            trainer_trials.run(given, "loop", 0, SHORT)
-    assert not list(given.folder.glob("*.npz*"))
-    first = trainer_trials.run(given, "loop", 0, SHORT)
+            trainer_trials.run(given, "loop", 7, SHORT)
+    assert not list(given.folder.glob("*loop-7*"))
+    first = trainer_trials.run(given, "loop", 7, SHORT)
     assert first.curve.shape == (1, 2) and first.curve[0, 0] == 2
     with monkeypatch.context() as patch:
         patch.setattr(trainer_trials, "_with_loop", interrupted)
-        again = trainer_trials.run(given, "loop", 0, SHORT)
+        again = trainer_trials.run(given, "loop", 7, SHORT)
         with pytest.raises(KeyboardInterrupt):  # other settings are another run
-            trainer_trials.run(given, "loop", 0, SHORT._replace(rate=2e-3))
+            trainer_trials.run(given, "loop", 7, SHORT._replace(rate=2e-3))
     assert (again.log_pi == first.log_pi).all() and again.seconds == first.seconds
+    assert ("loop", 7) in [(r.variant, r.seed) for r in trainer_trials.finished(given, SHORT)]
+    assert not trainer_trials.finished(given)
 
 
 def test_tables_have_a_row_per_run_with_estimates_beside_exact_values(given):

@@ -45,7 +45,20 @@ from .tokenizer import save_tokenizer, word_tokenizer
 from .train import advance, begin
 from .trainer_variants import VARIANTS, Setting, train_with_trl
 
-__all__ = ["BETA", "CHAIN", "LONGEST", "POINTS", "Problem", "Run", "measured", "predicted", "problem", "run", "tables"]
+__all__ = [
+    "BETA",
+    "CHAIN",
+    "LONGEST",
+    "POINTS",
+    "Problem",
+    "Run",
+    "finished",
+    "measured",
+    "predicted",
+    "problem",
+    "run",
+    "tables",
+]
 
 #: The language of the prior's training text: a Markov chain over end, a, b, c; a string is what comes between two ends.
 CHAIN = MarkovChain(
@@ -169,11 +182,9 @@ def _with_loop(given: Problem, seed: int, setting: Setting, watch: Callable[[Any
 
 def run(given: Problem, variant: str, seed: int, setting: Setting = SETTING) -> Run:
     """Train one variant with one seed; from the store if it is there, which only a finished run is."""
-    key = content_hash("trainer run", json.dumps([VERSION, variant, seed, setting._asdict()], sort_keys=True))[:12]
-    path = given.folder / f"{variant}-{seed}-{key}.npz"
+    path = _file(given, variant, seed, setting)
     if path.exists():
-        with np.load(path) as found:
-            return Run(variant, seed, setting, float(found["seconds"]), found["curve"], found["log_pi"])
+        return _read(path, variant, seed, setting)
     curve, watching = [], 0.0
 
     def watch(model: Any, step: int) -> None:
@@ -197,6 +208,26 @@ def run(given: Problem, variant: str, seed: int, setting: Setting = SETTING) -> 
     np.savez_compressed(file, seconds=seconds, curve=curve, log_pi=log_pi)
     write_atomically(path, file.getvalue())
     return Run(variant, seed, setting, seconds, np.array(curve), log_pi)
+
+
+def _file(given: Problem, variant: str, seed: int, setting: Setting) -> Path:
+    key = content_hash("trainer run", json.dumps([VERSION, variant, seed, setting._asdict()], sort_keys=True))[:12]
+    return given.folder / f"{variant}-{seed}-{key}.npz"
+
+
+def _read(path: Path, variant: str, seed: int, setting: Setting) -> Run:
+    with np.load(path) as found:
+        return Run(variant, seed, setting, float(found["seconds"]), found["curve"], found["log_pi"])
+
+
+def finished(given: Problem, setting: Setting = SETTING) -> list[Run]:
+    """Every run with this setting that is in the store."""
+    found = []
+    for path in sorted(given.folder.glob("*.npz")):
+        variant, seed, _ = path.name.rsplit("-", 2)
+        if variant in VARIANTS and path == _file(given, variant, int(seed), setting):
+            found.append(_read(path, variant, int(seed), setting))
+    return found
 
 
 def _log_pi(model: Any) -> np.ndarray:
@@ -271,7 +302,7 @@ def _write(given: Problem, runs: Sequence[Run]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Every run of the command line that is not in the store; the tables are written after each."""
+    """Every run of the command line that is not in the store, then the tables of all that are."""
     parser = argparse.ArgumentParser(prog="python -m aep.neural.training.trainer_trials", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS))
@@ -280,13 +311,13 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise ParameterError(unknown_name("variant", unknown[0], VARIANTS))
     disable_progress_bar()
-    given, runs = problem(), []
+    given = problem()
     for seed in chosen.seeds:
         for variant in chosen.variants:
-            runs.append(done := run(given, variant, seed))
+            done = run(given, variant, seed)
             line = f"{variant} seed {seed}: J*-J {done.curve[-1, 1]:.4f} ({done.seconds:.2f} s a step)"
             print(line, file=sys.stderr, flush=True)
-            _write(given, runs)
+    _write(given, finished(given))
 
 
 if __name__ == "__main__":
