@@ -13,6 +13,7 @@ from aep.analysis.quality import (
     correlation_table,
     correlations,
     covariance_parts,
+    covariance_table,
     effective_points,
     pooled_pearson,
     scheme_means,
@@ -151,3 +152,11 @@ def test_selection_by_typicality_is_what_corpora_of_the_exact_trio_show():
         typical = np.abs(of_plus - of_plus.mean()) < ratio * sigma
         r = np.corrcoef(sums[typical].T)[0, 1]
         assert abs(np.arctanh(r) - np.arctanh(selected_correlation(three, ratio))) < 4.5 / np.sqrt(typical.sum()) + 0.02
+
+
+def test_intervals_of_the_parts_are_those_of_resampled_prompts():
+    data = columns(made(shift=0.7), "x", "y")
+    found = covariance_table(data, rng=np.random.default_rng(0), resamples=299).set_index("part")
+    assert found["covariance"].to_numpy() == pytest.approx(covariance_parts(data)["covariance"].to_numpy())
+    assert ((found["low"] < found["covariance"]) & (found["covariance"] < found["high"])).all()
+    assert found.loc["between schemes", "low"] > 0 > found.loc["within", "high"]

@@ -25,6 +25,7 @@ __all__ = [
     "correlation_table",
     "correlations",
     "covariance_parts",
+    "covariance_table",
     "effective_points",
     "pooled_pearson",
     "scheme_means",
@@ -169,23 +170,58 @@ def covariance_parts(data: Columns) -> pd.DataFrame:
     `covariance`, `correlation` (of that part) and `share` of the covariance. ParameterError for a table that is not
     balanced.
     """
-    cells = np.bincount(data.scheme * (data.prompt.max() + 1) + data.prompt)
-    if np.ptp(cells):
-        raise ParameterError(
-            f"{cells.min()} to {cells.max()} texts per scheme and prompt: the parts need the same number of each"
-        )
-    centred = [v - v.mean() for v in (data.x, data.y)]
-    by = {"schemes": data.scheme, "prompts": data.prompt}
-    parts = {name: [(np.bincount(g, v) / np.bincount(g))[g] for v in centred] for name, g in by.items()}
-    rest = [v - a - b for v, a, b in zip(centred, *parts.values(), strict=True)]
-    named = {"total": centred, **{f"between {n}": p for n, p in parts.items()}, "within": rest}
-    rows = [(name, np.mean(a * a), np.mean(b * b), np.mean(a * b)) for name, (a, b) in named.items()]
-    out = pd.DataFrame(rows, columns=["part", "var_x", "var_y", "covariance"]).set_index("part")
+    cells = _cells(data)
+    xy, xx, yy = (
+        _parts(*pair)
+        for pair in ((cells[0], cells[1], cells[2]), (cells[0], cells[0], cells[3]), (cells[1], cells[1], cells[4]))
+    )
+    out = pd.DataFrame({"var_x": xx, "var_y": yy, "covariance": xy}, index=pd.Index(_PARTS, name="part"))
     with np.errstate(invalid="ignore", divide="ignore"):
         return out.assign(
             correlation=out["covariance"] / np.sqrt(out["var_x"] * out["var_y"]),
             share=out["covariance"] / out["covariance"]["total"],
         )
+
+
+_PARTS = ("total", "between schemes", "between prompts", "within")
+
+
+def _cells(data: Columns) -> Float[np.ndarray, "5 schemes prompts"]:
+    """Means of x, y, xy, x² and y² over the texts of every scheme and prompt; ParameterError unless all have as many."""
+    shape = (int(data.scheme.max()) + 1, int(data.prompt.max()) + 1)
+    cell = data.scheme * shape[1] + data.prompt
+    count = np.bincount(cell, minlength=shape[0] * shape[1])
+    if np.ptp(count):
+        raise ParameterError(
+            f"{count.min()} to {count.max()} texts per scheme and prompt: the parts need the same number of each"
+        )
+    x, y = data.x - data.x.mean(), data.y - data.y.mean()
+    return np.stack([(np.bincount(cell, v) / count).reshape(shape) for v in (x, y, x * y, x * x, y * y)])
+
+
+def _parts(x: np.ndarray, y: np.ndarray, product: np.ndarray) -> list[float]:
+    """Total, between schemes, between prompts, within: of cell means of x and y and of their product."""
+    mean = x.mean() * y.mean()
+    total = float(product.mean() - mean)
+    schemes, prompts = (float(np.mean(x.mean(axis=k) * y.mean(axis=k)) - mean) for k in (1, 0))
+    return [total, schemes, prompts, total - schemes - prompts]
+
+
+def covariance_table(data: Columns, *, rng: np.random.Generator, resamples: int = 499) -> pd.DataFrame:
+    """The covariances of `covariance_parts` with 95% intervals over prompts: columns `part`, `covariance`, `low`, `high`.
+
+    Raises as `covariance_parts`, and AepError below 50 prompts.
+    """
+    x, y, product, *_ = _cells(data)
+    units, rows = np.arange(x.shape[1], dtype=np.float64), []
+    for k, part in enumerate(_PARTS):
+
+        def value(drawn: np.ndarray, k: int = k) -> float:
+            at = drawn.astype(np.int64)
+            return _parts(x[:, at], y[:, at], product[:, at])[k]
+
+        rows.append((part, *bootstrap(value, units, rng=rng, resamples=resamples)))
+    return pd.DataFrame(rows, columns=["part", "covariance", "low", "high"])
 
 
 def bootstrap_corpora(
