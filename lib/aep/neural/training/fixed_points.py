@@ -28,7 +28,7 @@ from scipy import optimize, special
 from aep._array import as_numpy
 from aep.errors import ParameterError
 from aep.intervals import weighted_correlation
-from aep.neural.language import NeuralLanguage
+from aep.languages.protocol import Language
 
 __all__ = [
     "Distance",
@@ -50,13 +50,13 @@ Outcomes = Float[np.ndarray, " outcomes"]
 LARGEST = 5_000_000  # strings
 
 
-def next_token_laws(language: NeuralLanguage, longest: int) -> Laws:
-    """log p of the next token after every prefix of 0 ... `longest` - 1 letters, level by level, by the cache of `language`.
+def next_token_laws(language: Language, longest: int) -> Laws:
+    """log p of the next token after every prefix of 0 ... `longest` - 1 letters, one level a step.
 
-    ParameterError for a language without start token, or of more than five million strings.
+    ParameterError for a language whose start and end token are not 0, or of more than five million strings.
     """
     k = language.vocab_size - 1
-    if language.bos != 0 or language.eos != 0 or k**longest > LARGEST:
+    if language.eos != 0 or getattr(language, "bos", 0) not in (0, None) or k**longest > LARGEST:
         raise ParameterError(
             f"{language.name}: {k} letters in {longest} tokens; start and end token 0 and at most {LARGEST:,} strings needed"
         )

@@ -2,8 +2,9 @@
 
 ``python -m aep.neural.training.trainer_trials [--seeds 0 1 2] [--variants loop rloo ...]`` trains the prior once, every
 variant with every seed, and writes `data/results/A3_trainers.csv` (one row per finished run), `A3_curves.csv` (the way
-there) and `A3_fixed_points.csv` (where each should rest). The same command resumes: a run that is in the store is not
-repeated. An hour of one core; needs the extra [train], but for the variant "loop".
+there), `A3_fixed_points.csv` (where each should rest) and `A3_family.csv` (p exp(r/β') for other β'). The same command
+resumes: a run that is in the store is not repeated. An hour of one core; needs the extra [train], but for the variant
+"loop".
 
 The prior is a network of 110,000 parameters that writes strings of three letters, at most ten tokens; β = .5, and the reward
 is a sum of points of letters. Since all 88,573 strings can be listed, p* and every fixed point (`fixed_points`) are known,
@@ -30,7 +31,7 @@ from transformers import MistralForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from aep import optimum
-from aep.errors import ParameterError, unknown_name
+from aep.errors import AepError, ParameterError, unknown_name
 from aep.languages import MarkovChain
 from aep.languages.protocol import content_hash
 from aep.neural.language import NeuralLanguage
@@ -43,7 +44,7 @@ from .data import FreshBatches
 from .policy_gradient import NetworkPolicy, align
 from .tokenizer import save_tokenizer, word_tokenizer
 from .train import advance, begin
-from .trainer_variants import VARIANTS, Setting, train_with_trl
+from .trainer_variants import VARIANTS, Setting, train_with_trl, trl
 
 __all__ = [
     "BETA",
@@ -76,6 +77,7 @@ SPEC = ModelSpec(
 )
 SETTING = Setting(beta=BETA, longest=LONGEST, steps=600, texts=256, rate=1e-3)
 WATCHED = (50, 100, 200, 400)  # steps, besides the last
+FAMILY = tuple(np.round(np.geomspace(0.1, 20, 60), 4).tolist())  # β' of the curve of largest rewards
 SAMPLED = 4096  # fresh texts of the common evaluation
 VERSION = 1  # of what a run is: part of its key in the store
 
@@ -282,16 +284,20 @@ def predicted(given: Problem) -> dict[str, np.ndarray]:
 
 
 def tables(given: Problem, runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """`trainers`, one row per run, `curves` and `fixed_points`, in the order of `VARIANTS`."""
+    """`trainers`, one row per run, `curves` and `fixed_points`, in the order of `VARIANTS`; `family`, p exp(r/β') for β'."""
     order, laws = {name: i for i, name in enumerate(VARIANTS)}, predicted(given)
     runs = sorted(runs, key=lambda r: (order[r.variant], r.seed))
     curves = [(r.variant, r.seed, int(step), gap) for r in runs for step, gap in r.curve]
     rest = [{"variant": name, **given.distance(law)._asdict()} for name, law in {"prior": given.log_p, **laws}.items()]
     best = float(BETA * special.logsumexp(given.log_p + given.reward / BETA))
+    members = [(beta, given.distance(special.log_softmax(given.log_p + given.reward / beta))) for beta in FAMILY]
     return {
         "trainers": pd.DataFrame([measured(given, r, laws[r.variant]) for r in runs]),
         "curves": pd.DataFrame(curves, columns=["variant", "seed", "step", "gap_exact"]),
         "fixed_points": pd.DataFrame(rest).assign(best_objective=best),
+        "family": pd.DataFrame(
+            [(b, d.kl, d.reward, d.gap) for b, d in members], columns=["beta", "kl", "reward", "gap"]
+        ),
     }
 
 
@@ -310,6 +316,8 @@ def main(arguments: Sequence[str]) -> None:
     unknown = [name for name in chosen.variants if name not in VARIANTS]
     if unknown:
         raise ParameterError(unknown_name("variant", unknown[0], VARIANTS))
+    if set(chosen.variants) != {"loop"}:
+        trl()  # before anything takes time
     disable_progress_bar()
     given = problem()
     for seed in chosen.seeds:
@@ -321,4 +329,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except AepError as error:
+        sys.exit(f"error: {error}")
