@@ -1,6 +1,7 @@
 """Probabilistic context-free grammars against brute force over all derivations, and the errors of their text format."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from aep.errors import DistributionError, ParameterError, PromptError
 from aep.languages import Grammar, Language
 from aep.languages.grammar_chart import Chart
 from aep.languages.grammar_counts import string_counts
+from aep.languages.protocol import check_count
 
 #: every trouble a grammar can have: two derivations, left recursion, cycles of one symbol, empty rules
 GRAMMARS: dict[str, brute.Rules] = {
@@ -107,7 +109,8 @@ def test_infinitely_many_derivations_are_refused_while_strings_are_counted(name)
     language, strings = Grammar(brute.written(GRAMMARS[name])), brute.distribution(GRAMMARS[name], 5)
     with pytest.raises(DistributionError, match="infinitely many derivations: S"):
         language.derivation_counts(5)
-    assert not language.is_unambiguous(5)
+    with pytest.raises(DistributionError, match="infinitely many derivations: S"):
+        language.is_unambiguous(5)
     assert language.string_counts(5) == [sum(len(words) == n for words in strings) for n in range(6)]
 
 
@@ -171,7 +174,9 @@ def test_palindromes_without_a_centre_are_unambiguous_though_no_parser_without_c
     language = Grammar('S -> "a" S "a" [.3] | "b" S "b" [.3] | [.4]')
     assert language.conflicts() != []
     assert language.is_unambiguous(10)
-    assert math.isclose(language.entropy(), language.derivation_entropy())
+    with pytest.raises(DistributionError, match="not proved to be unambiguous"):
+        language.entropy()
+    assert math.isclose(language.entropy(checked_to=8), language.derivation_entropy())
 
 
 @given(weights=st.lists(st.floats(0.05, 0.9), min_size=5, max_size=5))
@@ -389,3 +394,101 @@ def test_foreign_words_names_and_lengths_are_refused(tmp_path):
     broken.write_text('S -> "a" [.5]')
     with pytest.raises(DistributionError, match=r"broken\.pcfg: line 1: .* sum to 0\.5"):
         Grammar.load(broken)
+
+
+# --------------------------------------------------------------------------------------- what is not proved or not small
+
+NINE = [f"w{i}" for i in range(9)]
+
+
+def one_string_of_nine_words_derived_twice():
+    """One string, two derivations: no shorter string shows it."""
+    quoted = [f'"{w}"' for w in NINE]
+    first, last = " ".join(quoted[:-1]), " ".join(quoted[1:])
+    return Grammar(
+        f"S -> A [.3] | B [.7]\nA -> X {quoted[-1]}\nX -> {first}\nB -> {quoted[0]} Y\nY -> {last}", name="late"
+    )
+
+
+def test_an_ambiguity_beyond_the_words_that_are_looked_at_gives_no_number():
+    # misses nothing of entropy, varentropy, log_partition: a default that trusts 8 words returns .6109, .12 and -.5447 (all 0)
+    late = one_string_of_nine_words_derived_twice()
+    assert late.conflicts() and late.is_unambiguous(8) and not late.is_unambiguous(9)
+    for call in (late.entropy, late.varentropy, late.entropy_rate, lambda: late.log_partition(2.0)):
+        with pytest.raises(DistributionError, match=r"late is not proved to be unambiguous .*checked_to=8 takes that"):
+            call()
+    assert late.entropy(checked_to=8) == pytest.approx(late.derivation_entropy())
+    assert late.entropy_by_position(11).entropy.sum() == pytest.approx(0, abs=1e-12)
+    with pytest.raises(DistributionError, match="late is ambiguous at 9 words"):
+        late.entropy(checked_to=9)
+
+
+def test_infinitely_many_derivations_of_long_strings_are_not_called_an_ambiguity_of_short_ones():
+    # a verdict "ambiguous at 0 words" for the empty string, which this grammar does not even have
+    cycle = Grammar('S -> "a" | "b" "b" "b" X\nX -> X | "b"')
+    for call in (lambda: cycle.is_unambiguous(1), cycle.entropy, lambda: cycle.log_partition(2.0, checked_to=2)):
+        with pytest.raises(DistributionError, match="strings with infinitely many derivations: X can derive itself"):
+            call()
+
+
+def test_sums_of_powers_keep_their_digits_until_they_underflow_by_name():
+    # an absolute stopping rule of Newton's method loses all but the last string here: -352 instead of -138
+    nested = Grammar('S -> X [.999] | "c" [.001]\nX -> Y Y\nY -> A A\nA -> "a" [.5] | "b" [.5]')
+    for theta in (1.0, 20.0, 51.0, 90.0):
+        direct = np.logaddexp(math.log(16) + theta * math.log(0.999 / 16), theta * math.log(0.001))
+        assert nested.log_partition(theta) == pytest.approx(direct, rel=1e-12, abs=1e-14)
+    for theta in (5000.0, 1e6):
+        with pytest.raises(DistributionError, match="the sum of p.theta over the strings of palindromes underflows"):
+            Grammar.load("palindromes").log_partition(theta)
+    for theta in (math.inf, math.nan, -1.0):
+        with pytest.raises(DistributionError, match="theta must be positive and finite"):
+            nested.log_partition(theta)
+
+
+def test_a_step_takes_ids_of_the_vocabulary_only():
+    # -1 and -2 would be classes of words to the chart, and index a chain's rows from the end
+    grammar = Grammar('S -> "a" S [1/4] | "b" [3/4]')
+    chain = aep.languages.MarkovChain([[0.5, 0.5], [0.25, 0.75]])
+    for language in (grammar, chain):
+        _, state = language.start([[]])
+        for bad in (-1, -2, 7):
+            with pytest.raises(PromptError, match=f"step holds token id {bad}, outside the vocabulary"):
+                language.step(state, np.array([bad]))
+        with pytest.raises(PromptError, match="step must be a one-dimensional sequence of token ids, got float64"):
+            language.step(state, np.array([0.5]))
+
+
+def test_lengths_and_numbers_are_whole():
+    cats, rng = Grammar.load("cats"), np.random.default_rng(0)
+    for bad in (2.5, None, "3", np.True_):
+        with pytest.raises(ParameterError, match=re.escape(f"steps={bad!r}: an integer >= 2 is needed")):
+            check_count(2, number=5, steps=bad)
+    check_count(2, number=np.int64(2))
+    for bad in (-1, True):
+        for name, call in {
+            "longest": [cats.string_counts, cats.derivation_counts, cats.is_unambiguous, cats.length_law],
+            "positions": [cats.entropy_by_position],
+            "size": [lambda n: cats.sample_strings(rng, n)],
+        }.items():
+            for f in call:
+                with pytest.raises(ParameterError, match=f"{name}={bad!r}: an integer >= "):
+                    f(bad)
+    with pytest.raises(ParameterError, match="longest=-1"):
+        cats.entropy(checked_to=-1)
+    for least in (2.0, -0.1, math.nan):
+        with pytest.raises(ParameterError, match=f"least={least}: a probability of at least 0 and below 1"):
+            cats.entropy_by_position(3, least=least)
+    assert cats.string_counts(0) == [0] and cats.sample_strings(rng, 0) == []
+
+
+def test_files_and_probabilities_that_cannot_be_read_are_refused_in_one_line(tmp_path):
+    with pytest.raises(DistributionError, match=r"line 1: \[1e-400\] is not a probability above 0"):
+        Grammar('S -> "b" [1e-400] | "a" [1]')
+    (tmp_path / "latin.pcfg").write_bytes('S -> "caf\xe9"'.encode("latin-1"))
+    with pytest.raises(ParameterError, match=r"latin\.pcfg: byte 9 is not UTF-8"):
+        Grammar.load(tmp_path / "latin.pcfg")
+    (tmp_path / "bom.pcfg").write_bytes('S -> "a"'.encode("utf-8-sig"))
+    assert Grammar.load(tmp_path / "bom.pcfg").rules.nonterminals == ("S",)  # not '\ufeffS'
+    for name in ("x" * 300, "\0", str(tmp_path)):
+        with pytest.raises(ParameterError, match="unknown grammar"):
+            Grammar.load(name)

@@ -59,6 +59,28 @@ def test_the_critical_order_of_equiprobable_letters_is_the_closed_form():
         tilted(LETTER, 0.5)
     with pytest.raises(DistributionError, match="ambiguous"):
         tilted(Grammar('S -> S S [.4] | "a" [.6]'), 2.0)
+    assert critical_order(Grammar('S -> "a" S [0.5] | "b" [0.5]')) == 0  # infinitely many strings, one of each length
+
+
+def test_a_tilt_that_underflows_or_has_other_rules_is_refused_by_name():
+    # otherwise: "the sum is infinite" at 5000, where it is 0; "line 1: [0.0] is not a probability"; numbers without meaning
+    with pytest.raises(
+        DistributionError, match="theta=5000: the sum of p.theta over the strings of palindromes underflows"
+    ):
+        tilted(Grammar.load("palindromes"), 5000)
+    steep = Grammar('S -> "a" [0.99] | "b" [0.01]', name="steep")
+    with pytest.raises(
+        DistributionError, match=r"steep\^500: the probability of an alternative on line 1 underflows to 0"
+    ):
+        tilted(steep, 500)
+    even = Grammar(
+        'S -> "a" S "a" [.2] | "b" S "b" [.2] | [.6]', name="even"
+    )  # unambiguous, which no LALR parser proves
+    with pytest.raises(DistributionError, match="even is not proved to be unambiguous"):
+        tilted(even, 2.0)
+    assert tilted(even, 2.0, checked_to=8).log_probability([0]) == pytest.approx(math.log(1 - 2 * 0.2**2))
+    with pytest.raises(ParameterError, match="even does not have the rules of steep: tilt steep to get one"):
+        sum_of_surprisals(steep, even, 3, 4, rng=np.random.default_rng(0))
 
 
 def test_the_critical_order_of_tales_makes_their_renyi_entropy_of_order_one_half_infinite():

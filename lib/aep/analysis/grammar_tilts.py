@@ -35,16 +35,17 @@ __all__ = [
 Points = Float[np.ndarray, " vocab"]
 
 
-def tilted(grammar: Grammar, theta: float) -> Grammar:
+def tilted(grammar: Grammar, theta: float, *, checked_to: int | None = None) -> Grammar:
     """The grammar of the law p^θ / e^{Λ(θ)}: temperature 1/θ, globally normalised.
 
-    Raises DistributionError where Σ p^θ is infinite, and as `Grammar.log_partition` does for an ambiguous grammar.
+    Raises DistributionError where Σ p^θ is infinite or a rule's share of it underflows, and as `Grammar.log_partition` does,
+    with its `checked_to`, for a grammar that is not proved to be unambiguous.
 
     >>> one = Grammar('S -> "a" S [1/4] | "b" [3/4]')
     >>> bool(np.isclose(tilted(one, 2.).log_probability([2, 0]), np.log(1 - 1 / 16)))
     True
     """
-    if not np.isfinite(grammar.log_partition(theta)):
+    if not np.isfinite(grammar.log_partition(theta, checked_to=checked_to)):
         raise DistributionError(f"theta={theta:g}: the sum of p^theta over the strings of {grammar.name} is infinite")
     weights = [rule.probability**theta for rule in grammar.rules.rules]
     return _reweighted(grammar, weights, f"{grammar.name}^{theta:g}")[0]
@@ -102,7 +103,11 @@ def _reweighted(grammar: Grammar, weights: list[float], name: str) -> tuple[Gram
     inside = [np.prod([z[s - rules.start] for s in rule.right if s >= rules.start]) for rule in rules.rules]
     left = np.array([rule.left for rule in rules.rules])
     p = np.array(weights) * np.array(inside)
-    p /= np.bincount(left, p)[left]  # z is a fixed point to rounding
+    sums = np.bincount(left, p)[left]  # z is a fixed point to rounding
+    p = np.divide(p, sums, out=np.zeros_like(p), where=sums > 0)
+    if not p.all():
+        line = rules.rules[int(np.argmin(p))].line
+        raise DistributionError(f"{name}: the probability of an alternative on line {line} underflows to 0")
     lines = [
         f"{rules.name(rule.left)} -> {' '.join(rules.name(s) for s in rule.right)} [{float(share)!r}]"
         for rule, share in zip(rules.rules, p, strict=True)
@@ -142,7 +147,8 @@ def moments(grammar: Grammar, points: Points, beta: float, *, step: float = 2e-4
 def critical_order(grammar: Grammar, *, tolerance: float = 1e-5) -> float:
     """The θ below which Σ p^θ is infinite, to `tolerance`; 1/θ is the temperature from which no global law exists.
 
-    0 for a grammar of finitely many strings. By bisection on `Grammar.log_partition`.
+    0 if the sum is finite down to `tolerance`: for finitely many strings, and for infinitely many of which there are but few
+    of each length. By bisection on `Grammar.log_partition`, whose errors it raises.
     """
     low, high = 0.0, 1.0
     if np.isfinite(grammar.log_partition(tolerance)):
@@ -188,7 +194,13 @@ def sum_of_surprisals(
 
     Only the numbers of rule uses are drawn, one generation of all derivations at a time (a branching process of several
     types): the cost does not depend on n. The surprisal is that of the derivation, hence of the string if unambiguous.
+    Raises ParameterError for grammars whose rules differ in more than their probabilities.
     """
+    own, theirs = ([(rule.left, rule.right) for rule in g.rules.rules] for g in (grammar, drawn_from))
+    if own != theirs or grammar.symbols != drawn_from.symbols:
+        raise ParameterError(
+            f"{drawn_from.name} does not have the rules of {grammar.name}: tilt {grammar.name} to get one"
+        )
     own = np.log([rule.probability for rule in grammar.rules.rules])
     return -_rule_sums(own[:, None], drawn_from, n, samples, rng)[:, 0]
 

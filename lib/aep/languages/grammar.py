@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,20 +19,21 @@ from .grammar_chart import Chart, Column
 from .grammar_counts import Derivations, length_law, string_counts
 from .grammar_format import RuleSet, parse_rules
 from .grammar_proof import conflicts
-from .protocol import ExactLanguage, as_ids, content_hash
+from .protocol import ExactLanguage, as_ids, check_count, content_hash
 from .stochastic import prompt_batch
 
 __all__ = ["Grammar", "PositionEntropy", "embedded_grammars"]
 
 _FOLDER = Path(__file__).resolve().parents[3] / "data" / "grammars"
 _CHECKED_TO = 8
+_SMALLEST_SUM = 1e-280  # of p^theta: below it, terms may have underflowed
 
 
 class PositionEntropy(NamedTuple):
     """The entropy of a string by position t = 0, 1, ..., each (positions,).
 
-    `entropy` = E[H_t 1{T > t}] (nats), whose sum is the entropy of the string; `alive` = P(T > t), T counting the end token;
-    `left_out` is the probability of the prefixes that were not followed up to t.
+    `entropy` = E[H_t 1{T > t}] (nats), whose sum is the entropy of the string; `alive` = P(T > t), T counting the end token,
+    with all of `left_out` in it, the probability of the prefixes that were not followed up to t: too large by that at most.
     """
 
     entropy: np.ndarray
@@ -63,7 +65,7 @@ class Grammar(ExactLanguage):
         self.rules: RuleSet = parse_rules(text)
         check_consistent(self.rules)
         self.symbols = self.rules.tokens
-        self.vocab_size, self.name = len(self.symbols), name
+        self.vocab_size, self.name, self._conflicts = len(self.symbols), name, None
         flat = [(r.left, *r.right, -1) for r in self.rules.rules]
         numbers = np.array(list(itertools.chain(*flat)), dtype=np.int64)
         probabilities = np.array([r.probability for r in self.rules.rules])
@@ -80,10 +82,12 @@ class Grammar(ExactLanguage):
         """
         known = embedded_grammars()
         path = known.get(str(name), Path(name).expanduser())
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
             raise ParameterError(unknown_name("grammar", str(name), known))
         try:
-            return cls(path.read_text(encoding="utf-8"), name=path.stem)
+            return cls(path.read_text(encoding="utf-8-sig"), name=path.stem)
+        except UnicodeDecodeError as error:
+            raise ParameterError(f"{path.name}: byte {error.start} is not UTF-8: save it as UTF-8") from None
         except (ParameterError, DistributionError) as error:
             raise type(error)(f"{path.name}: {error}") from None
 
@@ -103,8 +107,8 @@ class Grammar(ExactLanguage):
         return self._laws(state), state
 
     def step(self, state: Any, ids: np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], Any]:
-        """`log_p` (batch, vocab) after one more token, and the columns reached; the old state remains valid."""
-        state = self._after(state, np.asarray(ids))
+        """As `start`, after one more token per row; the old state remains valid. PromptError for a foreign id."""
+        state = self._after(state, as_ids(ids, self.vocab_size, "step"))
         return self._laws(state), state
 
     def _after(self, state: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -137,6 +141,7 @@ class Grammar(ExactLanguage):
 
     def sample_strings(self, rng: np.random.Generator, size: int) -> list[np.ndarray]:
         """`size` strings with their end token, drawn by expanding the start symbol: exact, and without a chart."""
+        check_count(0, size=size)
         start, tables = self.rules.start, self._expansions
         return [_expanded(rng, start, tables) for _ in range(size)]
 
@@ -172,28 +177,28 @@ class Grammar(ExactLanguage):
         >>> [float(p) for p in Grammar('S -> "a" S [1/4] | "b" [3/4]').length_law(3)]
         [0.0, 0.0, 0.75, 0.1875]
         """
-        if longest < 1:
-            raise ParameterError(f"longest={longest}: at least 1 token, the end token, is needed")
+        check_count(1, longest=longest)
         return np.append(0.0, length_law(self.rules, longest - 1))
 
     def derivation_entropy(self) -> float:
         """Entropy of the derivation, nats: Σ_X E[uses of X] H(rules of X) (Grenander 1967); at least that of the string."""
         return float(self.expected_uses() @ self._by_symbol(lambda p, _: -p * math.log(p)))
 
-    def entropy(self, *, checked_to: int = _CHECKED_TO) -> float:
+    def entropy(self, *, checked_to: int | None = None) -> float:
         """Entropy of the string, nats: that of the derivation, which it equals if every string has one derivation.
 
-        That is proved where the grammar has no conflict (`conflicts`). For others it is taken for granted if there are as
-        many derivations as strings of at most `checked_to` words; DistributionError with the first length that has more.
+        That is proved where the grammar has no conflict (`conflicts`). Others are refused, unless `checked_to` is given:
+        then it is taken for granted if no string of at most `checked_to` words has two derivations. Raises DistributionError
+        with the first length at which one has.
         """
         self._check_unambiguous(checked_to)
         return self.derivation_entropy()
 
-    def entropy_rate(self) -> float:
-        """H / E[T], nats per token: the entropy rate of strings that follow one another without end."""
-        return self.entropy() / self.expected_length()
+    def entropy_rate(self, *, checked_to: int | None = None) -> float:
+        """H / E[T], nats per token: the entropy rate of strings that follow one another without end. Raises as `entropy`."""
+        return self.entropy(checked_to=checked_to) / self.expected_length()
 
-    def varentropy(self, *, checked_to: int = _CHECKED_TO) -> float:
+    def varentropy(self, *, checked_to: int | None = None) -> float:
         """Var[-log p(x)] of the string, nats². Raises as `entropy` does.
 
         With m_X the mean surprisal of what X derives, its variance is v_X = Var_rule(-log p + Σ m) + Σ_rules p Σ_right v.
@@ -207,26 +212,35 @@ class Grammar(ExactLanguage):
 
         return float((up @ (self._by_symbol(square) - mean**2))[0])
 
-    def log_partition(self, theta: float, *, checked_to: int = _CHECKED_TO) -> float:
+    def log_partition(self, theta: float, *, checked_to: int | None = None) -> float:
         """Λ(θ) = log Σ_x p(x)^θ over all strings, nats; 0 at θ = 1, +inf where the sum diverges. Raises as `entropy` does.
 
         The least solution of Z_X = Σ_rules p^θ Π Z. The Rényi entropy of order θ of the strings is Λ(θ)/(1 - θ).
+        DistributionError unless 0 < θ < ∞, and where the sum is below 1e-280 and would lose digits to underflow.
 
         >>> bool(np.isclose(Grammar('S -> "a" S [1/4] | "b" [3/4]').log_partition(2.), np.log((9 / 16) / (1 - 1 / 16))))
         True
         """
-        if not theta > 0:
-            raise DistributionError(f"theta must be positive, got {theta}")
+        if not 0 < theta < math.inf:
+            raise DistributionError(f"theta must be positive and finite, got {theta}")
         self._check_unambiguous(checked_to)
         weights = [rule.probability**theta for rule in self.rules.rules]
-        return float(np.log(least_fixed_point(self.rules, weights, 1.0)[0]))
+        total = float(least_fixed_point(self.rules, weights, 1.0)[0])
+        if total < _SMALLEST_SUM:
+            raise DistributionError(f"theta={theta:g}: the sum of p^theta over the strings of {self.name} underflows")
+        return math.log(total)
 
     def entropy_by_position(self, positions: int, *, least: float = 0.0) -> PositionEntropy:
         """The entropy of the string split by the position of its tokens: E[H_t 1{T > t}], t = 0 ... `positions` - 1.
 
-        A walk over the columns of the chart with their probabilities: exact, for ambiguous grammars too. Columns of a
-        probability below `least` are left out, which changes the entropy at t by at most `left_out`[t] log vocab_size.
+        A walk over the columns of the chart with their probabilities: exact, for ambiguous grammars too. These may have as
+        many columns as prefixes, hence a cost that grows exponentially with `positions` (18 positions of a left-recursive
+        grammar of two letters take minutes); then give `least` in (0, 1): columns of a smaller probability are left out,
+        which changes the entropy at t by at most `left_out`[t] log vocab_size.
         """
+        check_count(0, positions=positions)
+        if not 0 <= least < 1:
+            raise ParameterError(f"least={least!r}: a probability of at least 0 and below 1 is needed")
         chart, first = self.chart, self.chart.first
         now, lost = {first.key: (first, 1.0)}, 0.0
         entropy, alive, left_out = np.zeros((3, positions))
@@ -258,11 +272,9 @@ class Grammar(ExactLanguage):
 
     def conflicts(self) -> list[str]:
         """What keeps the grammar from being LALR(1), one line each; an empty list proves that it is unambiguous."""
+        if self._conflicts is None:
+            self._conflicts = conflicts(self.rules)
         return self._conflicts
-
-    @cached_property
-    def _conflicts(self) -> list[str]:
-        return conflicts(self.rules)
 
     @cached_property
     def derivations(self) -> Derivations:
@@ -275,6 +287,7 @@ class Grammar(ExactLanguage):
         >>> Grammar('S -> S S [.4] | "a" [.6]').derivation_counts(5)   # Catalan numbers
         [0, 1, 1, 2, 5, 14]
         """
+        check_count(0, longest=longest)
         return self.derivations.counts(longest)
 
     def string_counts(self, longest: int) -> list[int]:
@@ -283,10 +296,13 @@ class Grammar(ExactLanguage):
         >>> Grammar('S -> S S [.4] | "a" [.6]').string_counts(5)
         [0, 1, 1, 1, 1, 1]
         """
+        check_count(0, longest=longest)
         return self.derivation_counts(longest) if not self.conflicts() else string_counts(self.chart, longest)
 
     def is_unambiguous(self, longest: int) -> bool:
         """Whether every string of at most `longest` words has one derivation: as many derivations as distinct strings.
+
+        DistributionError for a grammar with strings of infinitely many derivations, however long those are.
 
         >>> Grammar('S -> S S [.4] | "a" [.6]').is_unambiguous(2), Grammar('S -> S S [.4] | "a" [.6]').is_unambiguous(3)
         (True, False)
@@ -294,21 +310,22 @@ class Grammar(ExactLanguage):
         return self._first_ambiguous(longest) is None
 
     def _first_ambiguous(self, longest: int) -> int | None:
-        try:
-            derivations = self.derivation_counts(longest)
-        except DistributionError:  # infinitely many
-            return 0
-        strings = string_counts(self.chart, longest)
-        return next((n for n, (d, s) in enumerate(zip(derivations, strings, strict=True)) if d != s), None)
+        counts = zip(self.derivation_counts(longest), string_counts(self.chart, longest), strict=True)
+        return next((n for n, (derivations, strings) in enumerate(counts) if derivations != strings), None)
 
-    def _check_unambiguous(self, checked_to: int) -> None:
+    def _check_unambiguous(self, checked_to: int | None) -> None:
         if not self.conflicts():
             return
-        n = self._first_ambiguous(checked_to)
+        n = self._first_ambiguous(_CHECKED_TO if checked_to is None else checked_to)
         if n is not None:
             raise DistributionError(
                 f"{self.name} is ambiguous at {n} words: its strings have no entropy in closed form; derivation_entropy() "
-                "is an upper bound, entropy_by_position() is exact"
+                "is an upper bound, entropy_by_position(positions) is exact up to a position"
+            )
+        if checked_to is None:
+            raise DistributionError(
+                f"{self.name} is not proved to be unambiguous ({self.conflicts()[0]}): no string of at most {_CHECKED_TO} "
+                f"words has two derivations; checked_to={_CHECKED_TO} takes that for all"
             )
 
 

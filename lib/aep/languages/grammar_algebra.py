@@ -91,8 +91,8 @@ def closure(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 def least_fixed_point(grammar: RuleSet, weights: Sequence[float] | np.ndarray, token: float) -> Float[np.ndarray, " n"]:
     """The least non-negative solution of x_X = Σ_rules of X w(rule) Π x(right), with x = `token` for every token.
 
-    By Newton's method from zero, which rises monotonically to it (Etessami and Yannakakis 2009). Infinite where there is
-    none. With w = p and token 0 it is the probability of the empty string; with w = p^θ and token 1, Σ p^θ over derivations.
+    By Newton's method from zero, which rises monotonically to it (Etessami and Yannakakis 2009), until no entry changes by
+    more than rounding, however small it is. Infinite where there is none. With w = p and token 0 it is the probability of the empty string; with w = p^θ and token 1, Σ p^θ over derivations.
     """
     v, n = len(grammar.tokens), len(grammar.nonterminals)
     x = np.zeros(n)
@@ -108,7 +108,7 @@ def least_fixed_point(grammar: RuleSet, weights: Sequence[float] | np.ndarray, t
             return np.full(n, np.inf)
         change = np.linalg.solve(np.eye(n) - jacobian, value - x)
         x = np.maximum(x + change, 0.0)
-        if np.abs(change).max() <= 1e-15 * max(1.0, float(x.max())):
+        if np.abs(change).max() <= 1e-15 * max(1.0, float(x.max())) and (np.abs(change) <= 1e-12 * x).all():
             return x
     return x
 

@@ -64,7 +64,7 @@ class RuleSet:
 
 class _Alternative(NamedTuple):
     right: tuple[str, ...]  # a word keeps its opening quote, so that it is no name
-    weight: Fraction | float | None
+    weight: Fraction | None
     line: int
 
 
@@ -148,7 +148,7 @@ def _weight(text: str, number: int) -> Fraction:
         weight = Fraction(text.strip())
     except (ValueError, ZeroDivisionError):
         weight = Fraction(0)
-    if not 0 < weight <= 1:
+    if not 0 < weight <= 1 or float(weight) == 0:  # float: 1e-400 is above 0 as a fraction only
         raise DistributionError(f"line {number}: [{text}] is not a probability above 0 and at most 1")
     return weight
 
@@ -194,7 +194,7 @@ def _numbered(alternatives: dict[str, list[_Alternative]]) -> RuleSet:
         Rule(
             names[left],
             tuple(words[s[1:]] if s.startswith('"') else names[s] for s in a.right),
-            float(a.weight or 0),
+            float(a.weight),
             a.line,
         )
         for left, found in alternatives.items()

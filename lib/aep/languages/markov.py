@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from .. import information
 from ..errors import DistributionError, VocabularyMismatch
-from .protocol import ExactLanguage, content_hash
+from .protocol import ExactLanguage, as_ids, content_hash
 from .stochastic import LETTERS, log_of, prompt_batch, stationary_distribution, stochastic
 
 __all__ = ["Expected", "MarkovChain", "reversal"]
@@ -68,8 +68,8 @@ class MarkovChain(ExactLanguage):
         return self.log_transition[ids[:, -1]], None
 
     def step(self, state: None, ids: np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], None]:
-        """`log_p` (batch, vocab): the rows of the last symbols, which are all there is to remember."""
-        return self.log_transition[np.asarray(ids)], None
+        """`log_p` (batch, vocab): the rows of the last symbols, all there is to remember. PromptError for a foreign id."""
+        return self.log_transition[as_ids(ids, self.vocab_size, "step")], None
 
     def stationary(self) -> Float[np.ndarray, " n"]:
         """Stationary distribution pi = pi P. Raises DistributionError when there are several."""

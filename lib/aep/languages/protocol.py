@@ -2,15 +2,16 @@
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import PromptError
+from ..errors import ParameterError, PromptError
 from ..information import check_distribution
 
-__all__ = ["ExactLanguage", "Language", "as_ids", "content_hash", "in_chunks", "row_order"]
+__all__ = ["ExactLanguage", "Language", "as_ids", "check_count", "content_hash", "in_chunks", "row_order"]
 
 
 @runtime_checkable
@@ -92,6 +93,17 @@ def as_ids(ids: Any, vocab_size: int, what: str = "prompt") -> np.ndarray:
     if bad.size:
         raise PromptError(f"{what} holds token id {int(bad[0])}, outside the vocabulary of {vocab_size} tokens")
     return array.astype(np.int64)
+
+
+def check_count(least: int, **numbers: Any) -> None:
+    """ParameterError unless every one of `numbers` is an integer of at least `least`; a bool is none."""
+    for name, value in numbers.items():
+        try:
+            fits = not isinstance(value, bool) and operator.index(value) >= least
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ParameterError(f"{name}={value!r}: an integer >= {least} is needed")
 
 
 def content_hash(*parts: Any) -> str:
