@@ -372,8 +372,7 @@ def test_empty_pools_are_refused():
 @pytest.mark.parametrize("steps", [0, -1, True])
 def test_a_chain_has_at_least_one_step(steps):
     pool = Proposals(np.zeros(3), np.zeros(3, int))
-    why = "a chain of length 0 has no text; give steps >= 1" if steps == 0 else "an integer >= 1"
-    with pytest.raises(ParameterError, match=f"steps={steps}: {why}"):
+    with pytest.raises(ParameterError, match=f"steps={steps}: an integer >= 1 is needed"):
         pool_chains(pool, steps=steps, rng=np.random.default_rng(0))
 
 
@@ -386,3 +385,37 @@ def test_fresh_chains_say_how_texts_must_be_dealt_out():
             fresh_chains(Proposals(np.zeros(texts), np.zeros(texts, int)), chains=chains, rng=rng)
     with pytest.raises(ParameterError, match="chains=0"):
         fresh_chains(Proposals(np.zeros(3), np.zeros(3, int)), chains=0, rng=rng)
+
+
+def test_weights_that_are_no_weights_are_refused_by_the_kernel_and_by_pools():
+    # otherwise: NaN is never accepted and reported with log_acceptance 0; a pool of cut texts stands still for ever
+    rng = np.random.default_rng(0)
+    for current, proposed in ((0.0, math.nan), (math.nan, 0.0), (0.0, math.inf), (math.inf, 0.0)):
+        with pytest.raises(DistributionError, match=f"log-weights {current} and {proposed}: give numbers or -inf"):
+            kernel(lambda _, w=proposed: State("b", w))(rng, State("a", current))
+    state, info = kernel(lambda _: State("b", -math.inf))(rng, State("a", -math.inf))
+    assert state.text == "a" and not info.accepted and info.log_acceptance == -math.inf
+    with pytest.raises(RecordError, match="none of the 2 texts ended before the length cap"):
+        from_pool(np.full(2, -np.inf))
+
+
+@pytest.mark.parametrize(
+    ("weights", "prompt"),
+    [
+        (np.zeros(3), np.zeros(2, int)),
+        (np.zeros(2), np.zeros(3, int)),
+        (np.zeros((2, 2)), np.zeros(2, int)),
+        (np.zeros(2, int), np.zeros(2, int)),
+        ([0.0, 1.0], [0, 0.5]),
+    ],
+)
+def test_pools_have_one_weight_and_one_prompt_per_text(weights, prompt):
+    # otherwise three weights and two prompts run without a word, the reverse is a bare IndexError
+    with pytest.raises(ParameterError, match="one float log-weight and one integer prompt per text are needed, got "):
+        pool_chains(Proposals(weights, prompt), steps=2, rng=np.random.default_rng(0))
+
+
+def test_means_need_a_value_of_every_text():
+    found = pool_chains(Proposals(np.zeros(4), np.zeros(4, int)), chains=9, steps=9, rng=np.random.default_rng(0))
+    with pytest.raises(ParameterError, match=r"values of shape \(2,\): one per text is needed, 4 at least"):
+        found.mean(np.ones(2))  # clipped to the last one otherwise

@@ -15,7 +15,7 @@ from aep.analysis.chains import acceptance, autocorrelation, cramers_v, diagnost
 from aep.analysis.metropolis import Chains, Proposals, fresh_chains, pool_chains, pool_target
 from aep.analysis.normalisers import critical_temperature, growth, growth_rate, least_end_probability, normaliser
 from aep.analysis.string_laws import enumerate_strings, expected_acceptance, mixing_steps, pool_bias
-from aep.errors import AdaptorError, ParameterError, RecordError
+from aep.errors import AdaptorError, DistributionError, ParameterError, PromptError, RecordError
 from aep.languages import FiniteLanguage, HiddenMarkov, MarkovChain, Mixture, reversal
 from aep.records import Texts
 
@@ -402,3 +402,72 @@ def test_goodness_of_fit_counts_what_has_no_category_and_joins_what_is_rare():
         goodness_of_fit(labels[:49], law)
     with pytest.raises(ParameterError, match="too few for a χ² test"):
         goodness_of_fit(labels[:, :1], np.full(60, 1 / 60))
+
+
+# ---------------------------------------------------------------------------------- what cannot be concluded or computed
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cap_that_is_too_short_is_undecided_and_not_zero():
+    # "zero" wherever no text ended: Z is 1 here; SciPy's warning about a degenerate bootstrap
+    rarely = MarkovChain([[0.6, 0.3999, 0.0001], [0.5, 0.4999, 0.0001], [0, 0, 1]], [0.5, 0.5, 0], eos=2, name="rarely")
+    texts = aep.sample(rarely, texts=200, tokens=30, seed=1, stop="eos")
+    assert not texts.finished.any() and normaliser(rarely).exists
+    found = growth_rate(texts, rng=np.random.default_rng(0))
+    assert found.verdict == "undecided" and found.rate == found.low == found.high == 0
+    cut = aep.sample(rarely, texts=200, tokens=30, seed=1, stop="eos", adaptor="top_k(2)")
+    assert growth_rate(cut, rng=np.random.default_rng(0)).verdict == "zero"
+    for changes in ({"language": None}, {"sampler": cut.sampler | {"adaptor": "of my own"}}):  # then nothing is known
+        assert growth_rate(replace(cut, **changes), rng=np.random.default_rng(0)).verdict == "undecided"
+
+
+def test_growth_is_that_of_one_prompt():
+    # otherwise the weights of prompts with different Z are averaged
+    texts = aep.sample(CHAIN, [[0], [1]], texts=60, tokens=9, seed=0, stop="eos")
+    for call in (lambda: growth(texts, [1]), lambda: growth_rate(texts, rng=np.random.default_rng(0), between=(1, 2))):
+        with pytest.raises(PromptError, match=r"of 2 prompts, each with a Z of its own: .*texts.prompt == 0"):
+            call()
+    growth(texts.select(np.flatnonzero(texts.prompt == 1)), [1])
+
+
+def test_the_interval_of_an_acceptance_covers_as_often_as_it_says():
+    # a normal quantile on an estimated error misses 1.3 to 2.1% of the time at 1%, of slow chains
+    strings = enumerate_strings(CHAIN, "temperature(1.5)", tokens=8)
+    law, rng = np.append(np.exp(strings.log_q), strings.open_q), np.random.default_rng(3)
+    log_weight, exact = np.append(strings.log_weight, -np.inf), expected_acceptance(strings.log_q, strings.log_weight)
+    missed, n = 0, 1500
+    for _ in range(n):
+        drawn = rng.choice(len(law), size=50 * 31, p=law / law.sum())
+        pool = Proposals(log_weight[drawn], np.zeros(len(drawn), int))
+        (row,) = acceptance(fresh_chains(pool, chains=50, rng=rng).after(10), level=0.98).itertuples(index=False)
+        missed += not row.low <= exact <= row.high
+    assert stats.binomtest(missed, n, 0.02).pvalue > 1e-3
+
+
+def test_laws_labels_levels_and_shapes_are_checked():
+    labels, even = np.zeros((60, 9), int), np.array([0.5, 0.5])
+    for law in (np.array([1.0, 1.0]), np.array([1.5, -0.5]), np.array([np.nan, 0.5])):
+        with pytest.raises(DistributionError, match="the law has entries from .* and sum .*: probabilities are needed"):
+            goodness_of_fit(labels, law)  # p = 9e-42, p = 0 and "too few draws" otherwise
+    for bad in (2, 3, -2):  # 2 would silently be "the rest"
+        with pytest.raises(ParameterError, match=r"integers from -1 \(no category\) to 1 are needed"):
+            goodness_of_fit(np.full((60, 9), bad), even)
+    _, found = two_texts(chains=3, steps=60)
+    for level in (2.0, 1.0, 0.0, math.nan):
+        with pytest.raises(ParameterError, match=f"level={level}: a probability between 0 and 1"):
+            acceptance(found, level=level)
+
+
+@pytest.mark.filterwarnings("error")
+def test_empty_and_impossible_requests_are_refused_in_one_line():
+    with pytest.raises(ParameterError, match="0 log_q and 0 log-weights"):
+        expected_acceptance(np.empty(0), np.empty(0))
+    for distance in (0.0, 1.0, math.nan):
+        with pytest.raises(ParameterError, match=f"distance={distance}"):
+            mixing_steps(np.log([0.5, 0.5]), np.zeros(2), distance)
+    strings, rng = enumerate_strings(CHAIN, tokens=4), np.random.default_rng(0)
+    with pytest.raises(ParameterError, match=r"sizes=\[\]: a pool .* and one size is needed"):
+        pool_bias(strings, strings.log_p, [], pools=9, rng=rng)
+    for pools in (0, 1):
+        with pytest.raises(ParameterError, match=f"pools={pools}: an integer >= 2"):
+            pool_bias(strings, strings.log_p, [2], pools=pools, rng=rng)

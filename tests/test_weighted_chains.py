@@ -25,7 +25,7 @@ from aep.analysis.weighted_chains import (
     shared_mass,
     string_values,
 )
-from aep.errors import AdaptorError, ParameterError
+from aep.errors import AdaptorError, DistributionError, ParameterError
 from aep.languages import MarkovChain
 
 CHAIN = MarkovChain([[0.3, 0.1, 0.6], [0.15, 0.3, 0.55], [0, 0, 1]], [0.5, 0.3, 0.2], eos=2, name="chain")
@@ -172,6 +172,13 @@ def test_the_power_is_the_share_of_rejections():
     far = ((counts - expected) ** 2 / expected).sum(axis=1)
     assert abs((far > scheme_laws.stats.chi2.isf(0.05, 2)).mean() - scheme_laws._power(law, drawn, n, 0.05)) < 0.03
     assert scheme_laws._power(law, law, n, 0.05) == 0.05
+    with np.errstate(all="raise"):  # categories without probability: 0/0 otherwise, and the level for a power of 1
+        assert scheme_laws._power(np.array([0.6, 0.4, 0]), np.array([0.6, 0.4, 0]), n, 0.05) == 0.05
+        assert scheme_laws._power(np.array([0.6, 0.4]), np.array([0.5, 0.4]), n, 0.05) == 1
+        some, other = np.array([0.6, 0.4]), np.array([0.3, 0.7])
+        assert scheme_laws._power(np.append(some, 0), np.append(other, 0), n, 0.05) == scheme_laws._power(
+            some, other, n, 0.05
+        )
 
 
 def test_two_stored_texts_recover_what_the_exact_sum_says():
@@ -213,3 +220,30 @@ def test_a_local_law_that_need_not_end_has_no_means_in_the_table():
     zero = Steps(np.zeros(3), np.zeros((3, 3)))
     table = scheme_laws.pushed_table(never, zero, ["ancestral()", "top_k(2)"])
     assert table.loc["top_k(2)"].isna().all() and table.loc["ancestral()", "kl"] == 0
+
+
+def test_the_total_variation_of_the_table_has_no_cap():
+    # given that strings fit below the cap it is .305 here, and .402 in truth
+    language, name = scheme_laws.two_classes(), "temperature(1.25)|top_k(50)"
+    found = [scheme_laws.scheme_table(language, [name], tokens=n).loc[name, "variation"] for n in (6, 10, 13)]
+    assert found == pytest.approx([0.402045] * 3, abs=1e-6)
+
+
+def test_tables_without_schemes_and_weights_that_are_no_numbers_are_refused():
+    language = scheme_laws.two_classes(2)
+    chain, n = language.chain, language.chain.vocab_size
+    zero = Steps(np.zeros(n), np.zeros((n, n)))
+    for call in (
+        lambda: scheme_laws.scheme_table(language, [], tokens=4),
+        lambda: scheme_laws.pushed_table(chain, zero, []),
+    ):
+        with pytest.raises(ParameterError, match="no scheme is given"):
+            call()
+    for beta in (0.0, -1.0, math.nan):
+        with pytest.raises(ParameterError, match=f"beta={beta}: a strength above 0"):
+            scheme_laws.pushed_table(chain, zero, ["ancestral()"], beta=beta)
+    for bad in (math.nan, math.inf):  # "Z is 0" otherwise
+        with pytest.raises(DistributionError, match="log-weights of a step are NaN or .inf"):
+            scheme_laws.pushed_table(chain, Steps(np.full(n, bad), np.zeros((n, n))), ["ancestral()"])
+    with pytest.raises(ParameterError, match="the class of each of the 3 symbols is needed"):
+        lumped(CHAIN, [0, 1])

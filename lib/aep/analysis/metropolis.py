@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..adaptors import Adaptor
 from ..errors import DistributionError, ParameterError, PromptError, RecordError
-from ..languages.protocol import Language
+from ..languages.protocol import Language, check_count
 from ..records import Texts
 from ..sampling import sample
 
@@ -71,7 +71,7 @@ def kernel(propose: Propose) -> Kernel:
 
     A proposal of weight w' replaces the current text with probability min{1, w'/w}; otherwise the state stays what it
     is and counts once more. Accepted when log w' + E > log w with E ~ Exp(1), which is the same event and cannot overflow.
-    A proposal of log-weight -inf (a text cut at the length cap) is always rejected.
+    A proposal of log-weight -inf (a text cut at the cap) is always rejected. DistributionError for a weight NaN or +inf.
 
     >>> step = kernel(lambda rng: State("b", 0.0))
     >>> state, info = step(np.random.default_rng(0), State("a", -1.0))
@@ -81,8 +81,11 @@ def kernel(propose: Propose) -> Kernel:
 
     def step(rng: np.random.Generator, state: State) -> tuple[State, Info]:
         proposal = propose(rng)
+        if not (state.log_weight < np.inf and proposal.log_weight < np.inf):  # NaN is not, either
+            raise DistributionError(f"log-weights {state.log_weight} and {proposal.log_weight}: give numbers or -inf")
         accepted = bool(proposal.log_weight + rng.standard_exponential() > state.log_weight)
-        info = Info(proposal, min(0.0, proposal.log_weight - state.log_weight), accepted)
+        gain = proposal.log_weight - state.log_weight if proposal.log_weight > -np.inf else -np.inf
+        info = Info(proposal, min(0.0, gain), accepted)
         return (proposal if accepted else state), info
 
     return step
@@ -93,7 +96,7 @@ def from_pool(log_weight: Float[np.ndarray, " texts"]) -> Propose:
 
     The text of a state is its index in the pool. What such a chain converges to is `pool_target`, not π.
     """
-    _check_weights(log_weight)
+    _ended(log_weight)
 
     def propose(rng: np.random.Generator) -> State:
         text = int(rng.random() * len(log_weight))
@@ -188,11 +191,7 @@ def pool_target(log_weight: Float[np.ndarray, " texts"]) -> Float[np.ndarray, " 
     >>> pool_target(np.log(np.array([1., 3.]))).round(3).tolist()
     [0.25, 0.75]
     """
-    _check_weights(log_weight)
-    top = log_weight.max()
-    if np.isneginf(top):
-        raise RecordError(f"none of the {len(log_weight)} texts ended before the length cap: raise tokens=")
-    w = np.exp(log_weight - top)
+    w = np.exp(log_weight - log_weight[_ended(log_weight)].max())
     return w / w.sum()
 
 
@@ -217,6 +216,10 @@ class Chains(NamedTuple):
 
     def mean(self, values: Float[np.ndarray, " texts"]) -> Float[np.ndarray, "prompts chains"]:
         """Mean of `values` (texts,) over the texts that each chain stored: of a corpus, if a chain is one."""
+        if values.ndim != 1 or len(values) <= self.text.max():
+            raise ParameterError(
+                f"values of shape {values.shape}: one per text is needed, {self.text.max() + 1} at least"
+            )
         total = np.zeros(self.start.shape)
         room = np.empty(self.start.shape)
         for step in np.moveaxis(self.text, -1, 0):  # as it lies in memory
@@ -239,9 +242,10 @@ def pool_chains(pool: Proposals, *, chains: int = 1, steps: int, rng: np.random.
     >>> found.text.shape, bool(abs(found.text[..., 20:].mean() - .75) < .02)
     ((1, 500, 40), True)
     """
-    _at_least_one(chains=chains, steps=steps)
+    check_count(1, chains=chains, steps=steps)
     prompts, groups = _by_prompt(pool)
-    start = np.stack([_ended(pool, group)[rng.integers(_ended(pool, group).size, size=chains)] for group in groups])
+    ended = [group[_ended(pool.log_weight[group], f" of prompt {k}")] for k, group in zip(prompts, groups, strict=True)]
+    start = np.stack([group[rng.integers(group.size, size=chains)] for group in ended])
     order, sizes = np.concatenate(groups), np.array([len(group) for group in groups])
     size = np.repeat(sizes.astype(np.float64), chains)
     offset = np.repeat(np.cumsum(sizes) - sizes, chains)
@@ -261,14 +265,16 @@ def fresh_chains(pool: Proposals, *, chains: int = 1, rng: np.random.Generator) 
     """Chains whose every proposal is another stored text, used once: independent Metropolis-Hastings as it is defined.
 
     The texts of a prompt, in the order in which they were drawn, are dealt out to its `chains`: n texts make chains of
-    n/chains - 1 steps, whose first text that ended is the start. Such a chain converges to the global law π of the prompt;
+    n/chains - 1 steps, whose first text that ended is the start. The cut texts before it are proposed first, so that a chain
+    whose first text was cut begins by standing still, once for each: its early acceptance is too low, which a burn-in drops.
+    Such a chain converges to the global law π of the prompt;
     what is left after s steps is at most (1 - 1/w*)^s in total variation, w* = max π/q. `pool_chains` is for the case in
     which there are too few texts for that, and converges to something else.
 
     Raises ParameterError where prompts have different numbers of texts or `chains` does not divide them into at least two
     each, RecordError for an empty pool or a chain of which no text ended.
     """
-    _at_least_one(chains=chains)
+    check_count(1, chains=chains)
     prompts, groups = _by_prompt(pool)
     sizes = sorted({len(group) for group in groups})
     if len(sizes) > 1:
@@ -278,14 +284,11 @@ def fresh_chains(pool: Proposals, *, chains: int = 1, rng: np.random.Generator) 
             f"{sizes[0]} texts per prompt cannot be dealt out to {chains} chains: each needs the same number, at least 2"
         )
     dealt = np.stack(groups).reshape(len(groups) * chains, -1)
-    first = np.argmax(np.isfinite(pool.log_weight[dealt]), axis=1)
-    none = np.flatnonzero(~np.isfinite(pool.log_weight[dealt[np.arange(len(dealt)), first]]))
-    if none.size:
-        of = prompts[none[0] // chains]
-        raise RecordError(
-            f"none of the {dealt.shape[1]} texts of a chain of prompt {of} ended before the cap: raise tokens="
-        )
-    rows = np.arange(len(dealt))
+    rows, ended = np.arange(len(dealt)), np.isfinite(pool.log_weight[dealt])
+    first = np.argmax(ended, axis=1)
+    if not ended.any(axis=1).all():
+        of = f"a chain of prompt {prompts[np.argmin(ended.any(axis=1)) // chains]}"
+        raise RecordError(f"none of the {dealt.shape[1]} texts of {of} ended before the cap: raise tokens=")
     start = dealt[rows, first]
     dealt[rows, first] = dealt[:, 0]  # the cut texts before the start are proposed after it, and rejected
     queue = np.ascontiguousarray(dealt[:, 1:].T)
@@ -325,23 +328,21 @@ def _chains(text: np.ndarray, accepted: np.ndarray, start: np.ndarray, prompts: 
 
 def _by_prompt(pool: Proposals) -> tuple[np.ndarray, list[np.ndarray]]:
     """The prompts that have texts, and the indices of the texts of each in their order."""
+    weights, prompt = np.asarray(pool.log_weight), np.asarray(pool.prompt)
+    kinds = weights.dtype.kind + prompt.dtype.kind
+    if weights.ndim != 1 or weights.shape != prompt.shape or (weights.size and kinds not in ("fi", "fu")):
+        found = f"{weights.dtype} of shape {weights.shape}, {prompt.dtype} of shape {prompt.shape}"
+        raise ParameterError(f"one float log-weight and one integer prompt per text are needed, got {found}")
     _check_weights(pool.log_weight)
     prompts, count = np.unique(pool.prompt, return_counts=True)
     order = np.argsort(pool.prompt, kind="stable")
     return prompts, np.split(order, np.cumsum(count)[:-1])
 
 
-def _ended(pool: Proposals, group: np.ndarray) -> np.ndarray:
-    ended = group[np.isfinite(pool.log_weight[group])]
+def _ended(log_weight: np.ndarray, of: str = "") -> np.ndarray:
+    """The indices of the texts that ended, at least one."""
+    _check_weights(log_weight)
+    ended = np.flatnonzero(np.isfinite(log_weight))
     if not ended.size:
-        of = pool.prompt[group[0]]
-        raise RecordError(f"none of the {len(group)} texts of prompt {of} ended before the length cap: raise tokens=")
+        raise RecordError(f"none of the {len(log_weight)} texts{of} ended before the length cap: raise tokens=")
     return ended
-
-
-def _at_least_one(**numbers: Any) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or value < 1:
-            no_step = name == "steps" and value == 0
-            why = "a chain of length 0 has no text; give steps >= 1" if no_step else "an integer >= 1 is needed"
-            raise ParameterError(f"{name}={value!r}: {why}")

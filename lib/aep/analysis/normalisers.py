@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import optimize, special
 
-from ..adaptors import Adaptor, as_adaptor, temperature
-from ..errors import AdaptorError, ParameterError, RecordError
-from ..intervals import bootstrap, mean
+from .. import information
+from ..adaptors import Adaptor, as_adaptor, parse, temperature
+from ..errors import AdaptorError, DistributionError, ParameterError, PromptError, RecordError
+from ..intervals import Interval, bootstrap, mean
 from ..languages import ExactLanguage, FiniteLanguage, HiddenMarkov, MarkovChain, Mixture
 from ..languages.protocol import as_ids
 from ..records import Texts
@@ -24,12 +25,15 @@ from .chains import pareto_k
 __all__ = [
     "Growth",
     "Normaliser",
+    "Solution",
     "checked_weights",
     "critical_temperature",
     "growth",
     "growth_rate",
     "least_end_probability",
     "normaliser",
+    "reaching",
+    "solved",
 ]
 
 FEWEST_OPEN = 50
@@ -77,29 +81,44 @@ def as_chain(language: ExactLanguage) -> MarkovChain:
     return language
 
 
-def _weights(chain: MarkovChain, adaptor: Adaptor, prompt) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """γ as (start of the text, step, end, live): non-end weights of the first symbol, of a step, end weights, live states.
+class Solution(NamedTuple):
+    """Z of weights on the steps of a Markov language; `h`, of each symbol the weight of all ways to the end; `live` symbols.
 
-    The last entry of `end` belongs to the start. A state is live if the start reaches it and it reaches the end.
+    h is 1 for the end token, else 0 where Z is infinite; a symbol is live if the start reaches it and it reaches the end.
     """
-    ids = as_ids(prompt, chain.vocab_size)
-    first = chain.log_transition[ids[-1]] if ids.size else chain.log_initial
-    rows = np.exp(checked_weights(adaptor, np.vstack([chain.log_transition, first])))
-    end, inner = rows[:, chain.eos].copy(), rows.copy()
-    inner[:, chain.eos] = 0.0
-    start, step = inner[-1], inner[:-1]
-    allowed = step > 0
-    reached, ending = start > 0, end[:-1] > 0
-    live = _spread(reached, allowed) & _spread(ending, allowed.T)
-    live[chain.eos] = False
-    return start, step, end, live
+
+    normaliser: Normaliser
+    h: np.ndarray
+    live: np.ndarray
 
 
-def _spread(states: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """The states that `states` lead to in any number of allowed steps, themselves included."""
-    while (more := states | allowed[states].any(axis=0)).sum() > states.sum():
-        states = more
-    return states
+def solved(first: Float[np.ndarray, " vocab"], step: Float[np.ndarray, "vocab vocab"], end: int) -> Solution:
+    """Z = g·h with h = (1 - G)^{-1} e over live symbols, from log-weights of the first symbol and of every step, nats.
+
+    G are the weights between symbols, e those of the end token, g those of the start. DistributionError for NaN or +inf.
+    """
+    if not (first.max() < np.inf and step.max() < np.inf):
+        raise DistributionError("log-weights of a step are NaN or +inf: numbers or -inf are needed")
+    start, moves = np.exp(first), np.exp(step)
+    others = np.arange(len(start)) != end
+    ends = moves[:, end] * others
+    moves[:, end] = moves[end] = 0.0
+    live = reaching(ends > 0, moves > 0) & reaching((start > 0) & others, (moves > 0).T)
+    inner = moves[np.ix_(live, live)]
+    radius = float(np.abs(np.linalg.eigvals(inner)).max()) if live.any() else 0.0
+    h = 1.0 - others
+    if radius >= 1:
+        return Solution(Normaliser(np.inf, radius), h, live)
+    h[live] = np.linalg.solve(np.eye(len(inner)) - inner, ends[live])
+    total = float(start @ h)
+    return Solution(Normaliser(float(np.log(total)) if total > 0 else -np.inf, radius), h, live)
+
+
+def reaching(targets: Bool[np.ndarray, " n"], allowed: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, " n"]:
+    """The states from which allowed steps i -> j lead to `targets`, these included."""
+    while (more := targets | (allowed @ targets)).sum() > targets.sum():
+        targets = more
+    return targets
 
 
 def normaliser(
@@ -122,13 +141,11 @@ def normaliser(
     >>> bool(np.isclose(normaliser(coin).log_z, 0)), normaliser(coin, "top_k(1)").spectral_radius
     (True, 0.0)
     """
-    start, step, end, live = _weights(as_chain(language), as_adaptor(adaptor), prompt)
-    inner = step[np.ix_(live, live)]
-    radius = float(np.abs(np.linalg.eigvals(inner)).max()) if live.any() else 0.0
-    if radius >= 1:
-        return Normaliser(np.inf, radius)
-    total = end[-1] + start[live] @ np.linalg.solve(np.eye(len(inner)) - inner, end[:-1][live])
-    return Normaliser(float(np.log(total)) if total > 0 else -np.inf, radius)
+    chain = as_chain(language)
+    ids = as_ids(prompt, chain.vocab_size)
+    first = chain.log_transition[ids[-1]] if ids.size else chain.log_initial
+    rows = checked_weights(as_adaptor(adaptor), np.vstack([chain.log_transition, first]))
+    return solved(rows[-1], rows[:-1], chain.eos).normaliser
 
 
 def critical_temperature(language: ExactLanguage, *, prompt: np.ndarray | list[int] | tuple[int, ...] = ()) -> float:
@@ -183,7 +200,9 @@ class Growth(NamedTuple):
     """Growth of the mass of open prefixes, nats per token, between two lengths, with a bootstrap interval over texts.
 
     `pareto_k` of the weights at the longer length: above 0.7 neither rate nor interval can be relied on. `verdict`:
-    "zero" (no text ended), "finite" (the interval lies below 0), "infinite" (above), "undecided".
+    "zero" (no text ended, and none could: the end token has no weight after any prefix of these texts), "finite" (texts
+    ended, and the interval lies below 0), "infinite" (above), "undecided". With no text that ended and a possible end the
+    cap was too short to say anything, hence "undecided".
     """
 
     rate: float
@@ -197,6 +216,11 @@ def _paths(texts: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """C_n = Σ_{t<=n} log Z_t (texts, cap), lengths, and whether each text ended."""
     if texts.log_normaliser is None or texts.finished is None:
         raise RecordError("these texts have no log_normaliser: sample them with aep.sample, which records log Z_t")
+    if len(prompts := np.unique(texts.prompt)) > 1:
+        raise PromptError(
+            f"these are texts of {len(prompts)} prompts, each with a Z of its own: give one prompt's at a time, "
+            f"texts.select(np.flatnonzero(texts.prompt == {prompts[0]}))"
+        )
     damaged = next((i for i, z in enumerate(texts.log_normaliser) if not np.isfinite(z).all()), None)
     if damaged is not None:
         raise RecordError(
@@ -227,7 +251,8 @@ def growth(texts: Texts, lengths: list[int] | tuple[int, ...] | np.ndarray) -> p
     One row per length n: `open` (share of texts still open), `sum_log_z` (mean C_n of those, t interval `low`, `high`),
     `log_mass` = log A_n by importance weights, `log_mass_least` = log(open) + mean C_n, below it by Jensen's inequality,
     and `pareto_k` of the weights. NaN where fewer than two texts are open.
-    Raises RecordError for texts without a record, ParameterError for a length outside 1 ... cap.
+    Raises RecordError for texts without a record, PromptError for texts of several prompts, ParameterError for a length
+    outside 1 ... cap.
     """
     paths = _paths(texts)
     rows = []
@@ -253,9 +278,12 @@ def growth_rate(
 
     `between` = (m, n); by default n is the largest length at which 50 texts are still open and m its half. The interval is
     a bootstrap over texts (`intervals.bootstrap`), the statement one about these lengths: evidence about Z, not a proof.
-    The end token cut everywhere shows as "zero", with a rate all the same.
+    The end token cut everywhere shows as "zero", with a rate all the same; where no text ended, that is looked up by a pass
+    over the texts with their `language`, which stops at the first prefix that can end. Where the weights do not vary the
+    interval is the point.
 
-    Raises ParameterError where lengths do not fit or fewer than 50 texts are open at n, RecordError without a record.
+    Raises ParameterError where lengths do not fit or fewer than 50 texts are open at n, RecordError without a record,
+    PromptError for texts of several prompts.
     """
     paths = _paths(texts)
     _, lengths, ended = paths
@@ -275,7 +303,27 @@ def growth_rate(
     def rate(a: np.ndarray, b: np.ndarray) -> float:
         return float((np.log(b.sum()) - np.log(a.sum()) + shift) / (last - first))
 
-    found = bootstrap(rate, np.exp(early - early.max()), np.exp(late - late.max()), rng=rng, level=level)
-    none_ended = texts.sampler.get("stop") == "eos" and not ended.any()
-    verdict = "zero" if none_ended else "finite" if found.high < 0 else "infinite" if found.low > 0 else "undecided"
+    a, b = np.exp(early - early.max()), np.exp(late - late.max())
+    if np.allclose(a * b.sum(), b * a.sum(), rtol=1e-12, atol=0):  # the same for every resample
+        found = Interval(*3 * (rate(a, b),))
+    else:
+        found = bootstrap(rate, a, b, rng=rng, level=level)
+    if texts.sampler.get("stop") == "eos" and not ended.any():
+        verdict = "zero" if _never_ends(texts) else "undecided"
+    else:
+        verdict = "finite" if found.high < 0 else "infinite" if found.low > 0 else "undecided"
     return Growth(*found, pareto_k(late[np.isfinite(late)]), verdict)
+
+
+def _never_ends(texts: Texts) -> bool:
+    """Whether the end token has weight 0 after every prefix of the texts; False without their language or its adaptor."""
+    language = texts.language
+    try:
+        adaptor = parse(texts.sampler["adaptor"])
+    except (AdaptorError, KeyError):
+        return False
+    if language is None or language.eos is None:
+        return False
+    rows = language.rows([texts.prompts[i] for i in texts.prompt], texts.ids)
+    weights = (adaptor.log_weights(information.log_normalise(np.asarray(row, np.float64))) for row in rows)
+    return all(np.isneginf(w[:, language.eos]).all() for w in weights)

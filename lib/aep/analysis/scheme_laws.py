@@ -16,6 +16,7 @@ from scipy import special, stats
 from .. import information
 from .._progress import progress
 from ..adaptors import parse
+from ..errors import ParameterError
 from ..languages import MarkovChain
 from ..sampling import sample
 from .chains import acceptance, goodness_of_fit
@@ -69,6 +70,11 @@ def two_classes(words: int = 30) -> Classes:
     return Classes(chain, np.r_[np.zeros(words, int), np.ones(words, int), 2])
 
 
+def _some(schemes: Sequence[str]) -> None:
+    if not len(schemes):
+        raise ParameterError("no scheme is given: metropolis.SCHEMES are those of the public code")
+
+
 def _length(chain: MarkovChain) -> Steps:
     return Steps(np.ones(chain.vocab_size), np.ones((chain.vocab_size,) * 2))
 
@@ -78,9 +84,12 @@ def scheme_table(language: Classes, schemes: Sequence[str], *, tokens: int) -> p
 
     Columns: `radius` and `log_z` of `normaliser`; where Z is finite, the means of log p (nats per string) and of the length
     (tokens, the end counted) under the local and the global law, and `kl` = KL(global ‖ local) between strings, all by
-    linear algebra and without a cap; `variation`, the total variation distance between strings of at most `tokens` tokens
-    under the two laws, each given that the string fits; `beyond` and `beyond_local`, the mass of longer strings.
+    linear algebra and without a cap; `beyond` and `beyond_local`, the mass of strings of more than `tokens` tokens; and
+    `variation`, the total variation distance between the two laws, in which these strings count as one: ½ (Σ |π - q| +
+    |beyond - beyond_local|), exact where the longer strings are all more, or all less, probable under the global law, and
+    else too small by at most the smaller of the two masses. ParameterError without a scheme.
     """
+    _some(schemes)
     chain, rows = language.chain, []
     for scheme in schemes:
         found = normaliser(chain, scheme)
@@ -94,12 +103,13 @@ def scheme_table(language: Classes, schemes: Sequence[str], *, tokens: int) -> p
         if found.exists:
             law = global_law(chain, weights).chain
             strings = class_strings(chain, weights, language.groups, tokens=tokens)
-            q, target = np.exp(information.log_normalise(strings.log_q)), np.exp(strings.log_target)
+            q, target = np.exp(strings.log_q), (1 - strings.omitted) * np.exp(strings.log_target)
+            variation = (np.abs(q - target).sum() + abs(strings.omitted - strings.open_q)) / 2
             row |= {
                 "log_p_global": expected_total(law, Steps.of(chain)),
                 "length_global": expected_total(law, _length(chain)),
             }
-            row |= {"kl": divergence(law, local), "variation": float(np.abs(q - target).sum() / 2)}
+            row |= {"kl": divergence(law, local), "variation": float(variation)}
             row |= {"beyond": strings.omitted, "beyond_local": strings.open_q}
         rows.append(row)
     return _without_noise(pd.DataFrame(rows).set_index("scheme"))
@@ -174,8 +184,14 @@ def _reached(
 
 
 def _power(law: Float[np.ndarray, " k"], drawn: Float[np.ndarray, " k"], n: int, level: float) -> float:
-    """Probability that a χ² test of `law` rejects n independent draws from `drawn`; each has one more category, the rest."""
+    """Probability that a χ² test of `law` rejects n independent draws from `drawn`; each has one more category, the rest.
+
+    A category without probability is left out; 1 if it can be drawn.
+    """
     p, q = np.append(law, 1 - law.sum()), np.append(drawn, 1 - drawn.sum())
+    if (q[p <= 1e-12] > 1e-12).any():
+        return 1.0
+    p, q = p[p > 1e-12], q[p > 1e-12]
     far = n * float(np.sum((q - p) ** 2 / p))
     df = len(p) - 1
     return float(stats.ncx2.sf(stats.chi2.isf(level, df), df, far)) if far > 1e-9 else level
@@ -237,7 +253,11 @@ def pushed_table(chain: MarkovChain, reward: Steps, schemes: Sequence[str], *, b
     strings and step by step, and e^{r/β} γ(p), normalised over strings. Columns: mean log p (`log_p`) and mean reward of the
     three laws (`_local`, `_pushed`), nats per string; `shared`, the mass under global γ(p_plus) of strings that the pushed
     law can write; `kl` from the first to the pushed law. NaN where Z is infinite, and for a local law that need not end.
+    ParameterError for no scheme or a β that is not above 0, DistributionError for a reward that is NaN or +inf.
     """
+    _some(schemes)
+    if not beta > 0:
+        raise ParameterError(f"beta={beta!r}: a strength above 0 is needed")
     aligned = global_law(chain, Steps.of(chain) + reward.times(1 / beta)).chain
     rows = []
     for scheme in schemes:

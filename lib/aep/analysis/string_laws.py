@@ -19,7 +19,7 @@ from ..adaptors import Adaptor, as_adaptor
 from ..errors import ParameterError, unknown_name
 from ..intervals import mean
 from ..languages import ExactLanguage, FiniteLanguage, MarkovChain
-from ..languages.protocol import as_ids
+from ..languages.protocol import as_ids, check_count
 from .metropolis import Proposals, fresh_chains
 from .normalisers import checked_weights, least_end_probability, normaliser
 
@@ -136,8 +136,7 @@ def _check(language: ExactLanguage, tokens: int, stop: str) -> None:
         raise ParameterError(unknown_name("stop rule", stop, ["eos", "never"]))
     if stop == "eos" and language.eos is None:
         raise ParameterError(f"stop='eos': {language.name} has no end token; use stop='never'")
-    if isinstance(tokens, bool) or tokens < 1:
-        raise ParameterError(f"tokens={tokens!r}: an integer of at least 1 is needed")
+    check_count(1, tokens=tokens)
 
 
 def _omitted(language: ExactLanguage, adaptor: Adaptor, log_z: float, log_open: float, prompt: np.ndarray) -> float:
@@ -159,12 +158,16 @@ def expected_acceptance(log_q: Float[np.ndarray, " strings"], log_weight: Float[
     """Probability that a stationary chain accepts: Σ_y Σ_y' π(y) q(y') min{1, w(y')/w(y)} = E_q[min(W, W')]/E_q[W].
 
     `log_q` may sum to less than one: the rest are proposals that are always rejected (texts cut at the cap). For a finite
-    pool of n texts ``log_q = -log n`` for each. In O(n log n), by sorting the weights.
+    pool of n texts ``log_q = -log n`` for each. In O(n log n), by sorting the weights. ParameterError without a string.
 
     >>> q, w = np.array([.5, .5]), np.array([1., 3.])
     >>> float(round(expected_acceptance(np.log(q), np.log(w)), 12))       # (.25·1 + .5·1 + .25·3) / 2
     0.75
     """
+    if not len(log_q) == len(log_weight) > 0:
+        raise ParameterError(
+            f"{len(log_q)} log_q and {len(log_weight)} log-weights: one of each per string, at least one"
+        )
     order = np.argsort(log_weight)
     q, w = np.exp(log_q[order]), np.exp(log_weight[order] - log_weight.max())
     above = np.cumsum(q[::-1])[::-1] - q
@@ -177,11 +180,13 @@ def mixing_steps(
     """Steps after which a chain of fresh proposals is within `distance` of π in total variation, from any start.
 
     The least s with (1 - 1/w*)^s <= distance, w* = max π/q; from the string of largest weight it is exactly that slow.
-    Source: Mengersen and Tweedie 1996, Theorem 2.1; Wang 2022, Theorem 1.
+    Source: Mengersen and Tweedie 1996, Theorem 2.1; Wang 2022, Theorem 1. ParameterError for a distance outside (0, 1).
 
     >>> mixing_steps(np.log(np.array([.5, .5])), np.log(np.array([1., 3.])))     # π/q = .5 and 1.5
     7
     """
+    if not 0 < distance < 1:
+        raise ParameterError(f"distance={distance!r}: a total variation distance between 0 and 1 is needed")
     w = np.exp(log_weight - log_weight.max())
     accepted = float(np.sum(np.exp(log_q) * w))  # 1/w*
     return 1 if accepted >= 1 - 1e-12 else max(1, int(np.ceil(np.log(distance) / np.log1p(-accepted))))
@@ -203,10 +208,11 @@ def pool_bias(
     E_π[f] - E_q[w̄²(f - E_π f)]/size with w̄ = π/q, the delta method's prediction; `recovered` = (estimate - local)/(global
     - local) with `recovered_low`, `recovered_high`; `fresh`, `fresh_low`, `fresh_high`: the same texts used once each, as
     fresh proposals of one chain, f of its last text; and `local`, `globally`, the two exact expectations. Index `size`.
-    Raises ParameterError for a size below 2.
+    Raises ParameterError for a size below 2, no size, or fewer than 2 pools.
     """
-    if min(sizes) < 2:
-        raise ParameterError(f"sizes={list(sizes)}: a pool has at least 2 texts here")
+    check_count(2, pools=pools)
+    if min(sizes, default=0) < 2:
+        raise ParameterError(f"sizes={list(sizes)}: a pool has at least 2 texts here, and one size is needed")
     q, target = np.exp(information.log_normalise(strings.log_q)), np.exp(strings.log_target)
     local, globally = float(q @ values), float(target @ values)
     second = float(np.sum(target**2 / q * (values - globally)))

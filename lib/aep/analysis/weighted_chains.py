@@ -21,7 +21,7 @@ from .. import information
 from ..adaptors import Adaptor, as_adaptor
 from ..errors import ParameterError
 from ..languages import MarkovChain
-from .normalisers import Normaliser, checked_weights
+from .normalisers import Normaliser, Solution, checked_weights, reaching, solved
 from .string_laws import Strings, enumerate_strings
 
 __all__ = [
@@ -54,7 +54,8 @@ class Steps(NamedTuple):
         return cls(chain.log_initial, chain.log_transition)
 
     def __add__(self, other: "Steps") -> "Steps":
-        return Steps(self.first + other.first, self.step + other.step)
+        with np.errstate(invalid="ignore"):  # inf - inf: NaN, which `solved` refuses
+            return Steps(self.first + other.first, self.step + other.step)
 
     def times(self, factor: float) -> "Steps":
         """Every value multiplied by `factor`; -inf stays -inf."""
@@ -90,7 +91,8 @@ def local_law(chain: MarkovChain, weights: Steps, *, name: str = "local") -> Mar
 def global_law(chain: MarkovChain, weights: Steps, *, name: str = "global") -> GlobalLaw:
     """π = w/Z over strings as a Markov chain, and log Z; see the module for the formula.
 
-    Raises ParameterError where Z is 0 or infinite: `normaliser` and `critical_temperature` say where that is.
+    Raises ParameterError where Z is 0 or infinite: `normaliser` and `critical_temperature` say where that is;
+    DistributionError for weights that are NaN or +inf.
 
     >>> coin = MarkovChain([[.25, .75], [0, 1]], [.5, .5], eos=1)
     >>> law, log_z = global_law(coin, adapted(coin, "temperature(0.5)"))
@@ -115,22 +117,8 @@ def weighted_normaliser(chain: MarkovChain, weights: Steps) -> Normaliser:
     return _solved(chain, weights)[0]
 
 
-def _solved(chain: MarkovChain, weights: Steps) -> tuple[Normaliser, np.ndarray, np.ndarray]:
-    """log Z and radius; h of the module, 1 for the end token; the symbols that the start reaches and that reach the end."""
-    end = _end(chain)
-    start, step = (np.exp(x) for x in weights)
-    ends = _but(step[:, end], end)
-    step[:, end] = step[end] = 0.0
-    live = _reaching(ends > 0, step > 0) & _reaching(_but(start > 0, end), (step > 0).T)
-    block = step[np.ix_(live, live)]
-    radius = float(np.abs(np.linalg.eigvals(block)).max()) if live.any() else 0.0
-    h = np.zeros(chain.vocab_size)
-    h[end] = 1.0
-    if radius >= 1:
-        return Normaliser(np.inf, radius), h, live
-    h[live] = np.linalg.solve(np.eye(len(block)) - block, ends[live])
-    total = float(start @ h)
-    return Normaliser(float(np.log(total)) if total > 0 else -np.inf, radius), h, live
+def _solved(chain: MarkovChain, weights: Steps) -> Solution:
+    return solved(weights.first, weights.step, _end(chain))
 
 
 def _but(values: np.ndarray, index: int) -> np.ndarray:
@@ -138,13 +126,6 @@ def _but(values: np.ndarray, index: int) -> np.ndarray:
     values = values.copy()
     values[index] = 0
     return values
-
-
-def _reaching(targets: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """The states from which allowed steps lead to `targets`, these included."""
-    while (more := targets | (allowed @ targets)).sum() > targets.sum():
-        targets = more
-    return targets
 
 
 # ---------------------------------------------------------------------------------------------------- expectations
@@ -174,7 +155,7 @@ def expected_total(law: MarkovChain, values: Steps) -> float:
 
 def _reached(law: MarkovChain) -> np.ndarray:
     """The symbols but the end token that strings of the law can hold."""
-    seen = _reaching(_but(law.initial > 0, _end(law)), (law.transition > 0).T)
+    seen = reaching(_but(law.initial > 0, _end(law)), (law.transition > 0).T)
     return np.flatnonzero(_but(seen, _end(law)))
 
 
@@ -226,7 +207,11 @@ def lumped(chain: MarkovChain, groups: Sequence[int] | Int[np.ndarray, " vocab"]
 
 def _members(chain: MarkovChain, groups: np.ndarray) -> tuple[np.ndarray, list[int], np.ndarray]:
     """One-hot classes (vocab, classes), one symbol of each class that is ever reached, and which symbols are."""
-    seen = _reaching(chain.initial > 0, (chain.transition > 0).T)
+    if groups.shape != (chain.vocab_size,) or groups.dtype.kind not in "iu" or groups.min() < 0:
+        raise ParameterError(
+            f"groups, {groups.dtype} of shape {groups.shape}: the class of each of the {chain.vocab_size} symbols is needed"
+        )
+    seen = reaching(chain.initial > 0, (chain.transition > 0).T)
     seen[_end(chain)] = True
     first = [int(np.argmax((groups == k) * (1 + seen))) for k in range(int(groups.max()) + 1)]
     return np.eye(len(first))[groups], first, seen

@@ -92,7 +92,8 @@ def least_fixed_point(grammar: RuleSet, weights: Sequence[float] | np.ndarray, t
     """The least non-negative solution of x_X = Σ_rules of X w(rule) Π x(right), with x = `token` for every token.
 
     By Newton's method from zero, which rises monotonically to it (Etessami and Yannakakis 2009), until no entry changes by
-    more than rounding, however small it is. Infinite where there is none. With w = p and token 0 it is the probability of the empty string; with w = p^θ and token 1, Σ p^θ over derivations.
+    more than rounding, however small it is. Infinite where there is none. With w = p and token 0 it is the probability of
+    the empty string; with w = p^θ and token 1, Σ p^θ over derivations.
     """
     v, n = len(grammar.tokens), len(grammar.nonterminals)
     x = np.zeros(n)
