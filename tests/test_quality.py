@@ -20,7 +20,7 @@ from aep.analysis.quality import (
     selected_correlation,
     weighted_spearman,
 )
-from aep.errors import AepError, ParameterError
+from aep.errors import ParameterError
 from aep.languages import Grammar, toy
 
 
@@ -85,7 +85,7 @@ def test_the_interval_covers_the_correlation_of_the_law_and_one_that_forgets_the
 
 
 def test_too_few_prompts_and_bad_columns_are_refused():
-    with pytest.raises(AepError, match="49 units are too few"):
+    with pytest.raises(ParameterError, match="49 prompts are too few for an interval"):
         correlations(columns(made(49), "x", "y"), rng=np.random.default_rng(0), which=("corpus_pearson",))
     with pytest.raises(ParameterError, match="no column 'z'"):
         columns(made(), "x", "z")

@@ -6,7 +6,7 @@ import pytest
 import aep
 from aep.adaptors import parse
 from aep.analysis.grammar_tilts import tilted_by_words
-from aep.analysis.joint_sampling import Job, draw_jobs
+from aep.analysis.joint_sampling import Job, draw_jobs, log_probabilities
 from aep.analysis.schemes import Trio, measure, openings, pool, schemes
 from aep.errors import DistributionError, ParameterError, PromptError, VocabularyMismatch
 from aep.languages import Grammar, MarkovChain
@@ -35,35 +35,50 @@ def count_a(texts):
 A = Reward("count_a", count_a)
 
 
-@pytest.mark.parametrize("batch", [7, 500])
-def test_texts_and_log_probabilities_are_those_of_sample_and_score_one_by_one(tiny, batch):  # noqa: F811
-    source, reader = tiny("mistral", seed=1), tiny("mistral", seed=2)
+@pytest.mark.parametrize(("batch", "compact"), [(7, 0.75), (500, 0.75), (500, 0.0)])
+def test_texts_are_those_of_sample_and_their_log_probabilities_those_of_score(tiny, batch, compact, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("aep.analysis.joint_sampling._COMPACT", compact)
+    source = tiny("mistral", seed=1)
     jobs = [Job(parse(name), 10 + k, p, t) for k, name in enumerate(NAMES) for p in range(3) for t in range(4)]
-    found = dict(draw_jobs(source, reader, PROMPTS, jobs, tokens=20, batch=batch))
+    found = dict(draw_jobs(source, PROMPTS, jobs, tokens=20, batch=batch))
     assert sorted(found) == list(range(len(jobs)))
     for k, name in enumerate(NAMES):
         mine = [found[i] for i in range(12 * k, 12 * (k + 1))]
         texts = aep.sample(source, PROMPTS, texts=4, tokens=20, seed=10 + k, adaptor=name, stop="eos")
         assert [d.ids.tolist() for d in mine] == [ids.tolist() for ids in texts.ids]
-        alone = aep.score([ids.tolist() for ids in texts.ids], reader)
+        surprisal = aep.score(texts, source).by_text("surprisal")
         for column, expected in (
             ("log_q", texts.log_q),
             ("log_normaliser", texts.log_normaliser),
-            ("log_p_plus", [-a for a in aep.score(texts, source).by_text("surprisal")]),
-            ("log_p", [-a for a in aep.score(texts, reader).by_text("surprisal")]),
-            ("log_p_alone", [-a for a in alone.by_text("surprisal")]),
+            ("log_p_plus", [-a for a in surprisal]),
         ):
             for d, e in zip(mine, expected, strict=True):
                 np.testing.assert_allclose(getattr(d, column), e, atol=1e-10, err_msg=f"{name} {column}")
 
 
+@pytest.mark.parametrize("kind", ["mistral", "gpt2"])
+def test_log_probabilities_are_those_of_score_with_and_without_the_prompt(tiny, kind, monkeypatch):  # noqa: F811
+    source, reader = tiny("mistral", seed=1), tiny(kind, seed=2)
+    texts = aep.sample(source, PROMPTS, texts=8, tokens=20, seed=3, stop="eos")
+    monkeypatch.setattr("aep.analysis.joint_sampling.batch_tokens", lambda language: 100)  # several batches
+    contexts = [texts.prompts[p] for p in texts.prompt]
+    for found, expected in (
+        (log_probabilities(reader, contexts, texts.ids), aep.score(texts, reader)),
+        (
+            log_probabilities(reader, [np.empty(0, int)] * 24, texts.ids),
+            aep.score([i.tolist() for i in texts.ids], reader),
+        ),
+    ):
+        for mine, theirs in zip(found, expected.by_text("surprisal"), strict=True):
+            np.testing.assert_allclose(mine, -theirs, atol=1e-10)
+
+
 def test_what_the_reader_cannot_write_has_log_p_minus_infinity_from_there_on():
     never_b = MarkovChain([[0.5, 0, 0.5], [0.5, 0, 0.5], [0, 0, 1]], [1, 0, 0], eos=2, symbols=["a", "b", "."])
-    jobs = [Job(parse("ancestral()"), 1, 0, t) for t in range(50)]
-    for _, text in draw_jobs(LETTERS, never_b, [np.array([0])], jobs, tokens=30, alone=False):
-        first = np.append(np.flatnonzero(text.ids == 1), len(text.ids))[0]
-        assert np.isfinite(text.log_p[:first]).all() and np.isneginf(text.log_p[first:]).all()
-        assert np.isfinite(text.log_p_plus).all() and np.isnan(text.log_p_alone).all()
+    texts = [np.array(t) for t in ([0, 0, 2], [0, 1, 0, 2], [1, 2])]
+    found = log_probabilities(never_b, [np.array([0])] * 3, texts)
+    assert [np.isneginf(f).tolist() for f in found] == [[False] * 3, [False, True, True, True], [True, True]]
+    assert found[0].sum() == pytest.approx(3 * np.log(0.5))
 
 
 def test_sums_of_a_measured_table_are_those_of_the_exact_laws():
@@ -105,7 +120,7 @@ def test_the_store_gives_back_the_same_table_and_draws_only_what_is_missing(tmp_
         np.testing.assert_allclose(first[column], exact[column], atol=1e-5)
     assert len(list((tmp_path / "tokens").glob("*.parquet"))) == 12
     with pytest.raises(DistributionError):  # nothing is drawn any more, but what is new
-        monkeypatch.setattr("aep.analysis.schemes.draw_jobs", lambda *a, **k: iter(()) if not a[3] else 1 / 0)
+        monkeypatch.setattr("aep.analysis.schemes.draw_jobs", lambda *a, **k: iter(()) if not a[2] else 1 / 0)
         bad = Reward("bad", lambda texts: np.full(len(texts), np.nan))
         measure(trio._replace(rewards=(bad,)), prompts, schemes("top_k(30)"), **ask)
 

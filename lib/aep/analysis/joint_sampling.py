@@ -1,28 +1,29 @@
-"""Texts of many adaptors of one language, drawn side by side and read by another language in the same pass.
+"""Texts of many adaptors of one language, drawn side by side; and the log-probability of texts under any other.
 
 Row for row what `sample` draws with the same adaptor, seed, prompt and number of text; but the schemes share the batches,
-a prompt goes through a network once whatever the number of its texts, and texts that have ended leave the batch. While a
-token is drawn from the adapted law of `source`, three log-probabilities of it are at hand and kept (nats): that of the
-source without its adaptor, log p_plus(y_t | x, y_<t); that of the reader, log p(y_t | x, y_<t); and, if asked for, that
-of the reader who did not see the prompt, log p(y_t | y_<t).
+a prompt goes through a network once whatever the number of its texts, and texts that have ended leave the batch. Beside
+log_q, the law that a token was drawn from, log p_plus(y_t | x, y_<t) of the language without its adaptor is at hand and
+kept: no second pass. Another language reads all texts at once, without the columns of `score` that nobody needs here.
+Nats.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._array import as_numpy, gather, like, log_sum_exp, namespace
+from .._array import as_float64, as_numpy, gather, like, log_sum_exp, namespace
 from .._progress import progress
 from ..adaptors import Adaptor
 from ..errors import DistributionError
-from ..information import check_distribution
-from ..languages.protocol import Language
+from ..information import check_distribution, log_normalise
+from ..languages.protocol import Language, row_order
 from ..sampling import draw, text_stream
+from ..scoring import batch_tokens, chunk_rows
 
-__all__ = ["Drawn", "Job", "draw_jobs"]
+__all__ = ["Drawn", "Job", "draw_jobs", "log_probabilities"]
 
 _COMPACT = 0.75  # the batch is cut when fewer of its texts than this share are still being written
 
@@ -37,96 +38,115 @@ class Job(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One text, token by token: `ids`, `log_q` and `log_normaliser` of the sampler, and what `module` says of the others."""
+    """One text, token by token: `ids`, `log_q` and `log_normaliser` of the sampler, `log_p_plus` without its adaptor."""
 
     ids: np.ndarray
     log_q: np.ndarray
     log_normaliser: np.ndarray
     log_p_plus: np.ndarray
-    log_p: np.ndarray
-    log_p_alone: np.ndarray
 
 
 def draw_jobs(
-    source: Language,
-    reader: Language,
+    language: Language,
     prompts: Sequence[Int[np.ndarray, " _"]],
     jobs: Sequence[Job],
     *,
     tokens: int,
-    alone: bool = True,
-    batch: int = 224,
+    batch: int = 512,
 ) -> Iterator[tuple[int, Drawn]]:
-    """(index, text) of every job, batch by batch; a text ends with the end token of `source`, or at `tokens` tokens.
+    """(index, text) of every job, batch by batch; a text ends with the end token, or at `tokens` tokens.
 
-    With ``alone=False`` log_p_alone is NaN: an exact language may have no law after tokens that begin no text of it. A
-    token that the reader cannot write makes log_p -inf from there on. Raises DistributionError for what is no law or a
-    NaN.
+    Raises DistributionError for what is no law.
     """
     order = sorted(range(len(jobs)), key=lambda i: (len(prompts[jobs[i].prompt]), i))
-    with ExitStack() as stack, progress(total=len(jobs), desc=f"texts of {source.name}", unit="text") as bar:
-        for language in {id(x): x for x in (source, reader)}.values():
-            stack.enter_context(getattr(language, "stepping", nullcontext)(min(batch, max(len(jobs), 1))))
-        while order:
-            length = len(prompts[jobs[order[0]].prompt])
-            now = [i for i in order[:batch] if len(prompts[jobs[i].prompt]) == length]
-            order = order[len(now) :]
-            now.sort(key=lambda i: str(_cut(jobs[i].adaptor)))  # one slice of the batch per truncation
-            found = _side_by_side(source, reader, prompts, [jobs[i] for i in now], tokens, alone)
+    stepping = getattr(language, "stepping", nullcontext)(
+        1
+    )  # one thread unless the network is large, whatever the batch
+    with stepping, progress(total=len(jobs), desc=f"texts of {language.name}", unit="text") as bar:
+        for start in range(0, len(order), batch):
+            now = sorted(
+                order[start : start + batch], key=lambda i: str(_cut(jobs[i].adaptor))
+            )  # a slice per truncation
+            found = _side_by_side(language, prompts, [jobs[i] for i in now], tokens)
             bar.update(len(now))
             yield from zip(now, found, strict=True)
 
 
-def _side_by_side(source, reader, prompts, jobs: list[Job], tokens: int, alone: bool) -> list[Drawn]:
-    n = len(jobs)
+def _side_by_side(language: Any, prompts: Sequence[np.ndarray], jobs: list[Job], tokens: int) -> list[Drawn]:
+    """All texts start from the first token of their prompts: what is left of a longer prompt is fed while others draw."""
+    n, least = len(jobs), min(len(prompts[job.prompt]) for job in jobs)
     uniforms = np.stack([text_stream(job.seed, job.prompt, job.text).random(tokens) for job in jobs])
     tau = np.array([dict(job.adaptor.steps).get("temperature", 1.0) for job in jobs])
-    cuts = [_cut(job.adaptor) for job in jobs]
-    readers = [_begun(language, prompts, jobs) for language in (source, reader)]
-    readers += [_Reader(reader, *reader.start([np.empty(0, np.int64)] * n))] if alone else []
-    ids, length, alive = np.zeros((n, tokens), np.int64), np.full(n, tokens), np.arange(n)
-    columns = np.full((5, n, tokens), np.nan)
-    for t in range(tokens):
-        log_p = check_distribution(readers[0].log_p, what=f"log_p of {source.name}")
+    cuts, rest = [_cut(job.adaptor) for job in jobs], [prompts[job.prompt][least:] for job in jobs]
+    log_p, state = _begun(language, prompts, jobs, least)
+    ids, columns = np.zeros((n, tokens), np.int64), np.zeros((3, n, tokens))
+    length, alive, t = np.zeros(n, np.int64), np.arange(n), -np.array([len(r) for r in rest])
+    while True:
+        check_distribution(log_p, what=f"log_p of {language.name}")
         log_q, log_z = _adapted(log_p, tau[alive], [cuts[i] for i in alive])
-        token = draw(log_q, uniforms[alive, t])
-        values = [gather(log_q, token), log_z, *(gather(r.log_p, like(as_numpy(token), r.log_p)) for r in readers)]
-        token = as_numpy(token)
-        ids[alive, t] = token
-        for column, value in zip(columns, values, strict=False):
-            column[alive, t] = as_numpy(value)
-        ended = (token == source.eos) & (length[alive] == tokens)
-        length[alive[ended]] = t + 1
-        going = length[alive] == tokens
-        if not going.any() or t + 1 == tokens:
+        drawn = draw(log_q, uniforms[alive, np.maximum(t, 0)])
+        own, token = (t >= 0) & (length[alive] == 0), as_numpy(drawn).copy()
+        token[t < 0] = [rest[i][k] for i, k in zip(alive[t < 0], t[t < 0], strict=True)]  # k < 0 counts from the end
+        for column, value in zip(columns, (gather(log_q, drawn), log_z, gather(log_p, drawn)), strict=True):
+            column[alive[own], t[own]] = as_numpy(value)[own]
+        ids[alive[own], t[own]] = token[own]
+        ends = own & ((token == language.eos) | (t + 1 == tokens))
+        length[alive[ends]] = t[ends] + 1
+        going = length[alive] == 0
+        if not going.any():
             break
         if going.mean() < _COMPACT:
-            readers = [r.selected(np.flatnonzero(going)) for r in readers]
-            alive, token = alive[going], token[going]
-        readers = [r.stepped(token) for r in readers]
-    return [_text(i, ids[i, :k], columns[:, i, :k], 5 if alone else 4) for i, k in enumerate(length)]
+            state = language.select(state, np.flatnonzero(going))
+            alive, token, t = alive[going], token[going], t[going]
+        log_p, state = language.step(state, token)
+        t = np.minimum(t + 1, tokens - 1)
+    return [Drawn(ids[i, :k], *columns[:, i, :k]) for i, k in enumerate(length)]
 
 
-class _Reader(NamedTuple):
-    """A language with the law after every text of the batch, and its state."""
-
-    language: Any
-    log_p: Any
-    state: Any
-
-    def selected(self, rows: np.ndarray) -> "_Reader":
-        return self._replace(log_p=None, state=self.language.select(self.state, rows))
-
-    def stepped(self, token: np.ndarray) -> "_Reader":
-        return _Reader(self.language, *self.language.step(self.state, token))
+def _begun(language: Any, prompts: Sequence[np.ndarray], jobs: list[Job], least: int) -> tuple[Any, Any]:
+    """Laws and state after the first `least` tokens of the prompts of all jobs: each distinct one is read once."""
+    begun = [tuple(prompts[job.prompt][:least].tolist()) for job in jobs]
+    distinct = {tokens: k for k, tokens in enumerate(dict.fromkeys(begun))}
+    log_p, state = language.start([np.array(tokens, np.int64) for tokens in distinct])
+    row = np.array([distinct[tokens] for tokens in begun])
+    return log_p[like(row, log_p)], language.select(state, row)
 
 
-def _begun(language: Language, prompts: Sequence[np.ndarray], jobs: list[Job]) -> _Reader:
-    """After the prompts: each distinct one is read once."""
-    distinct, row = np.unique([job.prompt for job in jobs], return_inverse=True)
-    log_p, state = language.start([prompts[p] for p in distinct])
-    rows = like(row, log_p) if not isinstance(log_p, np.ndarray) else row
-    return _Reader(language, log_p[rows], language.select(state, row))
+def log_probabilities(
+    language: Language, contexts: Sequence[Int[np.ndarray, " _"]], texts: Sequence[Int[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, " _"]]:
+    """log p(y_t | context, y_<t) of every token of every text, nats, after its own context (none: the start token alone).
+
+    A token that cannot be written makes the rest of its text -inf. Raises DistributionError for what is no number (an
+    exact language may have no law after tokens that begin no text of it).
+    """
+    order = np.argsort([len(c) + len(y) for c, y in zip(contexts, texts, strict=True)], kind="stable")
+    found: list[Any] = [None] * len(texts)
+    room = batch_tokens(language)
+    with progress(total=len(texts), desc=f"reading by {language.name}", unit="text") as bar:
+        while order.size:
+            lengths = np.array([len(contexts[i]) + len(texts[i]) for i in order])
+            size = max(1, int(np.sum(np.arange(1, len(order) + 1) * lengths <= room)))
+            now, order = order[:size], order[size:]
+            group = [texts[i] for i in now]
+            text, position = row_order(group)
+            token = np.array([group[i][t] for i, t in zip(text, position, strict=True)])
+            values, done = np.empty(len(token)), 0
+            for logits in language.rows([contexts[i] for i in now], group, chunk=chunk_rows(language.vocab_size)):
+                rows = slice(done, done + logits.shape[0])
+                log_p = log_normalise(as_float64(logits))
+                values[rows], done = as_numpy(gather(log_p, like(token[rows], log_p))), rows.stop
+            for k, i in enumerate(now):
+                found[i] = _checked(values[text == k], int(i), language)
+            bar.update(len(now))
+    return found
+
+
+def _checked(log_p: np.ndarray, text: int, language: Language) -> np.ndarray:
+    log_p = np.where(np.maximum.accumulate(np.isneginf(log_p)), -np.inf, log_p)
+    if np.isnan(log_p).any():
+        raise DistributionError(f"text {text} has a token whose log-probability under {language.name} is no number")
+    return log_p
 
 
 def _cut(adaptor: Adaptor) -> Adaptor:
@@ -145,14 +165,3 @@ def _adapted(log_p: Any, tau: Float[np.ndarray, " batch"], cuts: list[Adaptor]) 
     parts = [cuts[a].transform(tempered[a:b]) for a, b in zip([0, *ends], [*ends, len(cuts)], strict=True)]
     log_q, log_z = (xp.concat([getattr(p, name) for p in parts]) for name in ("log_q", "log_normaliser"))
     return log_q, log_z + total
-
-
-def _text(i: int, ids: np.ndarray, columns: Float[np.ndarray, "5 tokens"], read: int) -> Drawn:
-    """Checked: finite under the sampler and under the source; -inf under the reader stays so to the end of the text."""
-    columns = columns.copy()
-    for k in range(3, read):
-        columns[k, np.maximum.accumulate(np.isneginf(columns[k]))] = -np.inf
-    bad = np.isnan(columns[:read]).any() or np.isneginf(columns[:3]).any()
-    if bad:
-        raise DistributionError(f"text {i} of a batch has a log-probability that is no number")
-    return Drawn(ids, *columns)

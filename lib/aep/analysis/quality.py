@@ -5,8 +5,7 @@ and y (a reward). The unit of every interval is the prompt: all texts of a promp
 (cluster bootstrap). Source: 2406.10203, sections 5-6 and App. F; conventions of its public code where they are named.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from ..errors import ParameterError
-from ..intervals import Interval, bootstrap, weighted_correlation
+from ..intervals import Interval, bootstrap, mean, weighted_correlation
 from .tradeoff import truncated_variance
 
 __all__ = [
@@ -27,13 +26,17 @@ __all__ = [
     "covariance_parts",
     "covariance_table",
     "effective_points",
+    "means_table",
     "pooled_pearson",
+    "residuals",
     "scheme_means",
     "selected_correlation",
     "weighted_spearman",
+    "with_ends",
 ]
 
 Values = Float[np.ndarray, " texts"]
+FEWEST = 50
 
 
 class Columns(NamedTuple):
@@ -119,27 +122,25 @@ STATISTICS: dict[str, Callable[[Columns, np.ndarray], float]] = {
 def correlations(
     data: Columns, *, rng: np.random.Generator, resamples: int = 499, which: Sequence[str] = tuple(STATISTICS)
 ) -> dict[str, Interval]:
-    """Correlations of x and y at string and at corpus level with 95% intervals: bootstrap over prompts (`intervals`).
+    """Correlations of x and y at string and at corpus level with 95% intervals from a bootstrap of the prompts.
 
-    An interval is a point where all resamples have one value (a rank correlation of 1).
-    Raises AepError below 50 prompts, which is too few for an interval.
+    tanh(artanh r ± 1.96 s), s the standard deviation of artanh r over `resamples` samples of as many prompts, drawn with
+    replacement, each with all its texts (Fisher's scale; cluster bootstrap). Not from the quantiles: the means of a resample
+    are noisier than those of the sample, and their correlations lie off its own. NaN ends where a resample has no spread.
+
+    Raises ParameterError below 50 prompts, which is too few for an interval.
     """
-    prompts = np.arange(data.prompt.max() + 1, dtype=np.float64)
-
-    def of(statistic: Callable[[Columns, np.ndarray], float]) -> Callable[[np.ndarray], float]:
-        def value(drawn: np.ndarray) -> float:
-            count = np.bincount(drawn.astype(np.int64), minlength=len(prompts)).astype(np.float64)
-            return statistic(data, count[data.prompt])
-
-        return value
-
+    prompts = int(data.prompt.max()) + 1
+    if prompts < FEWEST:
+        raise ParameterError(f"{prompts} prompts are too few for an interval: at least {FEWEST} are needed")
+    drawn = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
     found = {}
     for name in which:
-        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            interval = bootstrap(of(STATISTICS[name]), prompts, rng=rng, resamples=resamples)
-        agree = np.isnan(interval.low)  # the same value in all resamples, as of a Spearman's 1
-        found[name] = Interval(*[interval.estimate] * 3) if agree else interval
+        r = STATISTICS[name](data, np.ones(len(data.x)))
+        again = np.array([STATISTICS[name](data, count[data.prompt]) for count in drawn])
+        half = 1.96 * np.std(np.arctanh(np.clip(again, -1 + 1e-12, 1 - 1e-12)), ddof=1)
+        centre = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+        found[name] = Interval(r, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
     return found
 
 
@@ -157,6 +158,37 @@ def correlation_table(
         found = correlations(columns(table, x, y), rng=rng, resamples=resamples, which=which)
         rows += [(label, x, y, name, *interval) for name, interval in found.items()]
     return pd.DataFrame(rows, columns=["pair", "x", "y", "statistic", "correlation", "low", "high"])
+
+
+def means_table(table: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
+    """Mean of every value per scheme with a 95% t interval over prompts: `<value>`, `<value>_low`, `<value>_high`."""
+    rows = {}
+    for scheme, mine in table.groupby("scheme", sort=False):
+        rows[scheme] = with_ends({name: mean(mine.groupby("prompt")[name].mean().to_numpy()) for name in values})
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="scheme"))
+
+
+def with_ends(row: Mapping[str, Interval | float]) -> dict[str, float]:
+    """Entries of a row of a table: an interval becomes `<name>`, `<name>_low` and `<name>_high`.
+
+    >>> with_ends({"n": 3.0, "mean": Interval(1.0, 0.5, 1.5)})
+    {'n': 3.0, 'mean': 1.0, 'mean_low': 0.5, 'mean_high': 1.5}
+    """
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        ends = ("", "_low", "_high") if isinstance(value, Interval) else ("",)
+        values = value if isinstance(value, Interval) else (value,)
+        flat |= {f"{name}{end}": float(v) for end, v in zip(ends, values, strict=True)}
+    return flat
+
+
+def residuals(table: pd.DataFrame, reward: str, beta: float, *, log_p: str = "log_p") -> Values:
+    """log p + r/β - log p_plus of every text less its mean over the texts of the prompt: 0 at the optimum of Eq. 1.
+
+    In nats. There it is log Z(x), a constant per prompt, if log p is conditional on the prompt (2406.10203, Prop. 1).
+    """
+    sums = table[log_p] + table[reward] / beta - table["log_p_plus"]
+    return (sums - sums.groupby(table["prompt"]).transform("mean")).to_numpy()
 
 
 # ------------------------------------------------------------------------------------------------ what they are made of
@@ -201,9 +233,9 @@ def _cells(data: Columns) -> Float[np.ndarray, "5 schemes prompts"]:
 
 def _parts(x: np.ndarray, y: np.ndarray, product: np.ndarray) -> list[float]:
     """Total, between schemes, between prompts, within: of cell means of x and y and of their product."""
-    mean = x.mean() * y.mean()
-    total = float(product.mean() - mean)
-    schemes, prompts = (float(np.mean(x.mean(axis=k) * y.mean(axis=k)) - mean) for k in (1, 0))
+    square = x.mean() * y.mean()
+    total = float(product.mean() - square)
+    schemes, prompts = (float(np.mean(x.mean(axis=k) * y.mean(axis=k)) - square) for k in (1, 0))
     return [total, schemes, prompts, total - schemes - prompts]
 
 
@@ -250,10 +282,10 @@ def effective_points(groups: Int[np.ndarray, " n"], values: Float[np.ndarray, " 
     3.0
     """
     count = np.bincount(groups)
-    mean = np.bincount(groups, values) / count
+    centre = np.bincount(groups, values) / count
     n, k = len(values), len(count)
-    between = float(np.sum(count * (mean - values.mean()) ** 2)) / (k - 1)
-    within = float(np.sum((values - mean[groups]) ** 2)) / max(n - k, 1)
+    between = float(np.sum(count * (centre - values.mean()) ** 2)) / (k - 1)
+    within = float(np.sum((values - centre[groups]) ** 2)) / max(n - k, 1)
     m = (n - np.sum(count**2) / n) / (k - 1)
     spread = between + (m - 1) * within
     icc = float(np.clip((between - within) / spread, 0, 1)) if spread > 0 else 0.0

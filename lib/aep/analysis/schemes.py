@@ -8,6 +8,7 @@ given and not drawn: an adaptor acts on what follows alone, and may continue an 
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +18,15 @@ from jaxtyping import Int
 from ..adaptors import Adaptor, parse
 from ..errors import AdaptorError, DistributionError, ParameterError, PromptError, VocabularyMismatch, unknown_name
 from ..languages import Grammar
+from ..languages.grammar import embedded_grammars
 from ..languages.protocol import Language
 from ..records import Records, Texts
 from ..scoring import check_languages
 from ..store import Store, open_store
-from .joint_sampling import Drawn, Job, draw_jobs
+from .joint_sampling import Drawn, Job, draw_jobs, log_probabilities
 from .metropolis import SCHEMES, Proposals
 
-__all__ = ["Trio", "measure", "openings", "pool", "schemes"]
+__all__ = ["Trio", "measure", "openings", "pool", "prompt_ids", "schemes", "temperature_of"]
 
 BLOCK = 256  # texts of a scheme in one file of the store
 _OF_TOKEN = {
@@ -87,6 +89,15 @@ def schemes(names: str | Iterable[str] = "all") -> dict[str, Adaptor]:
     return found
 
 
+def temperature_of(name: str) -> float:
+    """The temperature of a scheme; 1 where it has none.
+
+    >>> temperature_of("temperature(0.5)|top_k(30)"), temperature_of("ancestral()")
+    (0.5, 1.0)
+    """
+    return dict(parse(name).steps).get("temperature", 1.0)
+
+
 def openings(grammar: Grammar, count: int, *, seed: int, end: str = ".") -> list[Int[np.ndarray, " _"]]:
     """`count` distinct openings: the first sentence, with its `end`, of strings that the grammar draws, in their order.
 
@@ -106,6 +117,23 @@ def openings(grammar: Grammar, count: int, *, seed: int, end: str = ".") -> list
     raise ParameterError(
         f"count={count}: {grammar.name} showed {len(found)} different openings in {200 * count} strings"
     )
+
+
+def prompt_ids(which: str, language: Language, count: int, *, seed: int) -> list[Int[np.ndarray, " _"]]:
+    """`count` distinct prompts as ids: openings of an embedded grammar by its name, or the first lines of a text file.
+
+    ParameterError for what is neither, or a file with too few different lines; PromptError for a line that the language
+    cannot encode.
+    """
+    if which in embedded_grammars():
+        return openings(Grammar.load(which), count, seed=seed)
+    path = Path(which).expanduser()
+    if not path.is_file():
+        raise ParameterError(f"{unknown_name('set of prompts', which, embedded_grammars())}, or a file of one per line")
+    lines = dict.fromkeys(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if len(lines) < count:
+        raise ParameterError(f"count={count}: {path.name} has {len(lines)} different lines")
+    return [language.encode(line) for line in list(lines)[:count]]
 
 
 def measure(
@@ -221,26 +249,34 @@ class _Block(NamedTuple):
             for prompt in self.of
             for text in range(self.texts)
         ]
-        drawn: dict[int, Drawn] = dict(
-            draw_jobs(self.trio.aligned, self.trio.prior, self.prompts, jobs, tokens=self.tokens, alone=self.alone)
-        )
+        drawn = dict(draw_jobs(self.trio.aligned, self.prompts, jobs, tokens=self.tokens))
+        texts = [drawn[i] for i in range(len(jobs))]
+        read = self._read([self.prompts[job.prompt] for job in jobs], [text.ids for text in texts])
         size = len(self.of) * self.texts
         for k, name in enumerate(missing):
-            records = self._as_records(adaptors[name], [drawn.pop(i) for i in range(k * size, (k + 1) * size)])
+            mine = slice(k * size, (k + 1) * size)
+            records = self._as_records(adaptors[name], texts[mine], {n: values[mine] for n, values in read.items()})
             found[name] = store.put("tokens", self._parts(adaptors[name]), records) if store else records
         return found
 
-    def _as_records(self, adaptor: Adaptor, drawn: list[Drawn]) -> Records:
+    def _read(self, contexts: list[np.ndarray], ids: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """log p of every token under the prior, after the prompt and (where it is wanted) by itself."""
+        read = {"log_p": log_probabilities(self.trio.prior, contexts, ids)}
+        if self.alone:
+            read["log_p_alone"] = log_probabilities(self.trio.prior, [np.empty(0, np.int64)] * len(ids), ids)
+        return read
+
+    def _as_records(self, adaptor: Adaptor, drawn: list[Drawn], read: dict[str, list[np.ndarray]]) -> Records:
         lengths = [len(text.ids) for text in drawn]
         columns = {
             "text": np.repeat(np.arange(len(drawn)), lengths),
             "position": np.concatenate([np.arange(n) for n in lengths]),
             "token": np.concatenate([text.ids for text in drawn]),
         }
-        for name, column in _OF_TOKEN.items():
-            if self.alone or name != "log_p_alone":
-                sign = -1.0 if "surprisal" in column else 1.0
-                columns[column] = sign * np.concatenate([getattr(text, name) for text in drawn])
+        of_text = {name: [getattr(text, name) for text in drawn] for name in ("log_q", "log_normaliser", "log_p_plus")}
+        for name, values in (of_text | read).items():
+            column = _OF_TOKEN[name]
+            columns[column] = np.concatenate(values) * (-1.0 if "surprisal" in column else 1.0)
         meta = {k: v for k, v in self._parts(adaptor).items() if k not in ("prompts", "drawn_and_read")}
         return Records(columns, meta)
 
