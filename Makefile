@@ -12,6 +12,7 @@ MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes tales
 PY := .venv/bin/python
 READY := .venv/.aep-ready
 BENCH_READY := .venv/.aep-bench-ready
+TRAIN_READY := .venv/.aep-train-ready
 INSTALL = $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e
 
@@ -37,6 +38,11 @@ $(BENCH_READY): $(READY)
 	@echo "installing minicons and lm-eval, which two rows are measured against, into .venv: about a minute, 25 MB"
 	@$(INSTALL) ".[bench]"
 	@touch $(BENCH_READY)
+
+$(TRAIN_READY): $(READY)
+	@echo "installing trl, accelerate and datasets, which align models, into .venv: about a minute"
+	@$(INSTALL) ".[train]"
+	@touch $(TRAIN_READY)
 
 paper: $(READY) ## run every notebook: figures/ and data/results/ (minutes; PROFILE=paper: hours, into runs/)
 	@echo "running the notebooks ($(if $(PROFILE),profile $(PROFILE),defaults: at most 90 s each on two cores))"
@@ -67,8 +73,8 @@ models: $(READY) ## train the embedded models again (about three hours of proces
 	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
 
-tables: $(READY) ## measure the embedded models again: the tables that no notebook makes (about 140 minutes of one core)
-	@echo "held-out losses, samples and copying, calibration and its controls, the long text, bytes: about 140 minutes of one core"
+tables: $(TRAIN_READY) ## measure the embedded models again: the tables that no notebook makes (about 220 minutes of one core)
+	@echo "held-out losses, samples and copying, calibration and its controls, the long text, bytes, trainers: about 220 minutes of one core"
 	$(PY) -m aep.neural.training.losses
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.neural.training.tales
@@ -76,6 +82,7 @@ tables: $(READY) ## measure the embedded models again: the tables that no notebo
 	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
 	$(PY) -m aep.analysis.byte_tables $(BYTE_MODELS)
+	$(PY) -m aep.neural.training.trainer_trials
 	$(PY) -m aep.data_table
 
 notebooks: $(READY) ## execute and rewrite the committed notebooks and their default parameters (NB=02 for one)

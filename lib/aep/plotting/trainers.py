@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from . import PALETTE
 
@@ -64,15 +65,19 @@ def plot_curves(ax: Axes, curves: pd.DataFrame) -> None:
     for name, mine in curves.groupby("variant", sort=False):
         for i, (_, run) in enumerate(mine.groupby("seed")):
             ax.plot(run.step, run.gap_exact, "o-", ms=2, lw=0.8, color=colours[name], label=name if i == 0 else None)
+    steps = sorted(set(curves.step))
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(steps))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(steps, [f"{step}" for step in steps])
     ax.set_yscale("log")
     ax.set_xlabel("step")
     ax.set_ylabel(r"$J^* - J$ (reward)")
-    ax.legend(loc="lower left", ncols=2)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def plot_frontier(ax: Axes, family: pd.DataFrame, runs: pd.DataFrame, fixed: pd.DataFrame, most: float) -> None:
-    """Mean reward against KL from the prior: the largest there is (line), runs (dots), predicted laws (crosses).
+    """Mean reward against KL from the prior: the largest there is (line), runs (dots), predicted laws (crosses), p* (star).
 
     `family`: kl, reward; `runs`: variant, kl_exact, reward_exact; `fixed`: variant, kl, reward; KL up to `most`.
     """
@@ -82,6 +87,8 @@ def plot_frontier(ax: Axes, family: pd.DataFrame, runs: pd.DataFrame, fixed: pd.
         mine, there = runs[runs.variant == name], fixed[fixed.variant == name]
         ax.plot(mine.kl_exact, mine.reward_exact, "o", ms=3, color=colour, label=name)
         ax.plot(there.kl, there.reward, "x", ms=6, mew=1, color=colour)
+    best = fixed[fixed.variant == "rloo"]
+    ax.plot(best.kl, best.reward, "*", ms=9, mfc="none", mec="0.15", mew=0.8, ls="none", label="$p^*$")
     ax.set_xlim(0, most)
     inside = family[family.kl <= most]
     ax.set_ylim(inside.reward.min() - 0.1, inside.reward.max() + 0.15)
