@@ -135,7 +135,14 @@ def plot_orders(ax, table: pd.DataFrame, critical: float, entropy: float) -> Non
 
 
 def plot_z(ax, table: pd.DataFrame) -> None:
-    """Distribution functions at `at`: of z (`share`), of z with a sigma too large (`control`), and the `normal` one."""
+    """Distribution functions at `at`: of z (`share`), of z with a sigma too large (`control`), and the `normal` one.
+
+    A band round the first where there are columns `low` and `high`.
+    """
+    if "low" in table:
+        ax.fill_between(
+            table["at"], table["low"].clip(0), table["high"].clip(upper=1), color=BLUE, alpha=0.2, linewidth=0
+        )
     ax.plot(table["at"], table["normal"], color=BLACK, linewidth=0.8, label="standard normal")
     ax.plot(table["at"], table["share"], color=BLUE, linestyle="--", label="tales")
     ax.plot(table["at"], table["control"], color=ORANGE, linestyle=":", label=r"tales, $1.25\,\sigma$")
