@@ -25,6 +25,7 @@ from ..scoring import batch_tokens, chunk_rows
 
 __all__ = ["Drawn", "Job", "draw_jobs", "log_probabilities"]
 
+_HIDDEN = 2**17  # hidden values of one token of all texts of a batch
 _COMPACT = 0.75  # the batch is cut when fewer of its texts than this share are still being written
 
 
@@ -52,16 +53,16 @@ def draw_jobs(
     jobs: Sequence[Job],
     *,
     tokens: int,
-    batch: int = 512,
+    batch: int | None = None,
 ) -> Iterator[tuple[int, Drawn]]:
     """(index, text) of every job, batch by batch; a text ends with the end token, or at `tokens` tokens.
 
+    `batch` texts side by side: 512 unless given, fewer for a wide network (32 of width 4,096: its cache is the larger).
     Raises DistributionError for what is no law.
     """
+    batch = batch or int(np.clip(_HIDDEN // max(getattr(language, "width", 1), 1), 16, 512))
     order = sorted(range(len(jobs)), key=lambda i: (len(prompts[jobs[i].prompt]), i))
-    stepping = getattr(language, "stepping", nullcontext)(
-        1
-    )  # one thread unless the network is large, whatever the batch
+    stepping = getattr(language, "stepping", nullcontext)(1)  # one thread for a small network, whatever the batch
     with stepping, progress(total=len(jobs), desc=f"texts of {language.name}", unit="text") as bar:
         for start in range(0, len(order), batch):
             now = sorted(
