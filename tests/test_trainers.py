@@ -142,6 +142,19 @@ def test_dpo_losses_are_flat_at_the_laws_that_are_given_for_them_and_only_there(
     assert min(dpo(BEST - LOG_P, "norm"), dpo(BEST - LOG_P, "norm-ipo"), dpo(norm - LOG_P, "sigmoid")) > 0.01
 
 
+def test_the_loss_of_ipo_is_the_mean_over_pairs_and_least_at_its_law():
+    law = fixed_points.normalised_ipo(LOG_P, REWARD, LENGTH, BETA)
+    for log_pi in (law, BEST, LOG_P):
+        h, p = (log_pi - LOG_P) / LENGTH, np.exp(LOG_P)
+        by_hand = sum(
+            2 * p[i] * p[j] * special.expit(REWARD[i] - REWARD[j]) * (h[i] - h[j] - 1 / (2 * BETA)) ** 2
+            for i, j in itertools.product(range(len(p)), repeat=2)
+        )
+        assert fixed_points.ipo_loss(log_pi, LOG_P, REWARD, LENGTH, BETA) == pytest.approx(by_hand)
+    losses = [fixed_points.ipo_loss(x, LOG_P, REWARD, LENGTH, BETA) for x in (law, BEST, LOG_P)]
+    assert losses[0] < min(losses[1:]) and losses[2] == pytest.approx(1 / (4 * BETA**2))
+
+
 def test_the_distance_is_that_of_the_definitions():
     laws = fixed_points.per_token_optimum(LAWS, REWARD, BETA)
     log_pi = fixed_points.log_probabilities(laws)

@@ -34,6 +34,7 @@ __all__ = [
     "Distance",
     "distance",
     "draw",
+    "ipo_loss",
     "lengths",
     "log_probabilities",
     "next_token_laws",
@@ -174,10 +175,23 @@ def normalised_dpo(log_p: Outcomes, reward: Outcomes, length: Outcomes, beta: fl
 
 def normalised_ipo(log_p: Outcomes, reward: Outcomes, length: Outcomes, beta: float) -> Outcomes:
     """log π of IPO with log-ratios divided by the number of tokens: log π/p = |y| (P(y ≻ p)/β + c)."""
+    return _with_constant(log_p, length * _preferred(log_p, reward) / beta, length)
+
+
+def ipo_loss(log_pi: Outcomes, log_p: Outcomes, reward: Outcomes, length: Outcomes, beta: float) -> float:
+    """The loss that `normalised_ipo` is the minimum of: E (h(chosen) - h(rejected) - 1/(2β))², h = log(π/p)/|y|.
+
+    Over pairs of texts of the prior with labels of probability σ(r - r'). 1/(4β²) at the prior.
+    """
+    p, h, c = np.exp(log_p), (log_pi - log_p) / length, 1 / (2 * beta)
+    variance = p @ (h - p @ h) ** 2
+    return float(2 * variance - 4 * c * (p @ (h * (2 * _preferred(log_p, reward) - 1))) + c**2)
+
+
+def _preferred(log_p: Outcomes, reward: Outcomes) -> Outcomes:
+    """P(y ≻ p), the probability that an outcome is preferred to a text of the prior."""
     values, which = np.unique(reward.round(12), return_inverse=True)
-    mass = np.bincount(which, np.exp(log_p))
-    preferred = special.expit(values[:, None] - values) @ mass
-    return _with_constant(log_p, length * preferred[which] / beta, length)
+    return (special.expit(values[:, None] - values) @ np.bincount(which, np.exp(log_p)))[which]
 
 
 def _with_constant(log_p: Outcomes, tilt: Outcomes, slope: Outcomes) -> Outcomes:

@@ -101,6 +101,10 @@ class Problem(NamedTuple):
         """How far a law is from p*."""
         return fixed_points.distance(log_pi, self.log_p, self.reward, self.length, BETA)
 
+    def ipo_loss(self, log_pi: np.ndarray) -> float:
+        """The loss that "dpo-ipo" minimises, of any law."""
+        return fixed_points.ipo_loss(log_pi, self.log_p, self.reward, self.length, BETA)
+
 
 def problem(home: Path | None = None, spec: ModelSpec = SPEC) -> Problem:
     """The prior, trained by the first call (a minute), and what follows from it."""
@@ -262,7 +266,8 @@ def measured(given: Problem, run: Run, at_rest: np.ndarray) -> dict[str, Any]:
     found |= {"slope": agreement.slope, "correlation": agreement.correlation}
     row = {name + end: x for name, i in found.items() for end, x in zip(("", "_low", "_high"), i, strict=True)}
     row |= {f"{name}_exact": value for name, value in given.distance(log_pi)._asdict().items()}
-    rest = {"kl_to_fixed_point": float(np.exp(log_pi) @ (log_pi - at_rest)), "seconds_per_step": run.seconds}
+    rest = {"kl_to_fixed_point": float(np.exp(log_pi) @ (log_pi - at_rest)), "ipo_loss": given.ipo_loss(log_pi)}
+    rest |= {"seconds_per_step": run.seconds}
     return {"variant": run.variant, "seed": seed, **run.setting._asdict(), **row, **rest}
 
 
@@ -288,7 +293,10 @@ def tables(given: Problem, runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     order, laws = {name: i for i, name in enumerate(VARIANTS)}, predicted(given)
     runs = sorted(runs, key=lambda r: (order[r.variant], r.seed))
     curves = [(r.variant, r.seed, int(step), gap) for r in runs for step, gap in r.curve]
-    rest = [{"variant": name, **given.distance(law)._asdict()} for name, law in {"prior": given.log_p, **laws}.items()]
+    rest = [
+        {"variant": name, **given.distance(law)._asdict(), "ipo_loss": given.ipo_loss(law)}
+        for name, law in {"prior": given.log_p, **laws}.items()
+    ]
     best = float(BETA * special.logsumexp(given.log_p + given.reward / BETA))
     members = [(beta, given.distance(special.log_softmax(given.log_p + given.reward / beta))) for beta in FAMILY]
     return {
