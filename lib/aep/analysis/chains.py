@@ -94,9 +94,10 @@ def _accepted(rows: Draws, level: float) -> Interval:
     if share in (0.0, 1.0):
         return intervals.share(rows.ravel() == 1, level)
     if len(rows) >= FEWEST_MEANS:
-        return intervals.mean(rows.mean(axis=1), level)
+        found = intervals.mean(rows.mean(axis=1), level)
+        return Interval(share, max(0.0, found.low), min(1.0, found.high))
     half = float(stats.norm.ppf((1 + level) / 2) * _array_stats().mcse(rows, method="mean"))
-    return Interval(share, share - half, share + half)
+    return Interval(share, max(0.0, share - half), min(1.0, share + half))
 
 
 def cramers_v(labels: Labels, lag: int = 1) -> float:
