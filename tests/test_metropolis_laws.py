@@ -442,6 +442,10 @@ def test_the_interval_of_an_acceptance_covers_as_often_as_it_says():
         (row,) = acceptance(fresh_chains(pool, chains=50, rng=rng).after(10), level=0.98).itertuples(index=False)
         missed += not row.low <= exact <= row.high
     assert stats.binomtest(missed, n, 0.02).pvalue > 1e-3
+    means = rng.random((1, 50, 9)) < 0.4  # the counts above are too few to tell 1.5% from 1%: here the formula itself
+    some = Chains(np.zeros((1, 50, 9), int), means, np.zeros((1, 50), int), np.zeros(1, int))
+    student = stats.ttest_1samp(means[0].mean(axis=1), 0).confidence_interval(0.9999)
+    np.testing.assert_allclose(acceptance(some, level=0.9999)[["low", "high"]].to_numpy()[0], student, rtol=1e-12)
     once = (np.arange(450) == 0).reshape(1, 50, 9)
     rare = Chains(np.zeros((1, 50, 9), int), once, np.zeros((1, 50), int), np.zeros(1, int))
     for chains in (rare, rare._replace(accepted=~rare.accepted)):  # a share is no less than 0 and no more than 1
