@@ -116,7 +116,7 @@ class AlignedSpec:
 
 _ALIGNED = (
     AlignedSpec("tales-reward", "reward", batch=128, steps=1600, rate=1e-3),
-    AlignedSpec("tales-rloo", "rloo", batch=256, steps=600, rate=1e-3, beta=1.0),
+    AlignedSpec("tales-rloo", "rloo", batch=256, steps=1200, rate=1e-3, beta=1.0),
     AlignedSpec("tales-rloo-2", "rloo", batch=256, steps=300, rate=1e-3, beta=2.0),
     AlignedSpec("tales-dpo", "dpo", batch=128, steps=600, rate=5e-4, beta=1.0),
 )
