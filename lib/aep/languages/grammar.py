@@ -1,6 +1,5 @@
 """Probabilistic context-free grammars: exact next-token laws, strings, entropies and counts of a language with recursion."""
 
-import itertools
 import math
 import os
 from bisect import bisect_right
@@ -19,7 +18,7 @@ from .grammar_chart import Chart, Column
 from .grammar_counts import Derivations, length_law, string_counts
 from .grammar_format import RuleSet, parse_rules
 from .grammar_proof import conflicts
-from .protocol import ExactLanguage, as_ids, check_count, content_hash
+from .protocol import ExactLanguage, as_ids, check_count, content_hash, vocabulary_hash
 from .stochastic import prompt_batch
 
 __all__ = ["Grammar", "PositionEntropy", "embedded_grammars"]
@@ -66,8 +65,8 @@ class Grammar(ExactLanguage):
         check_consistent(self.rules)
         self.symbols = self.rules.tokens
         self.vocab_size, self.name, self._conflicts = len(self.symbols), name, None
-        flat = [(r.left, *r.right, -1) for r in self.rules.rules]
-        numbers = np.array(list(itertools.chain(*flat)), dtype=np.int64)
+        self.vocabulary_hash = vocabulary_hash({word: i for i, word in enumerate(self.symbols)})
+        numbers = np.array([s for r in self.rules.rules for s in (r.left, *r.right, -1)], dtype=np.int64)
         probabilities = np.array([r.probability for r in self.rules.rules])
         self.fingerprint = content_hash("grammar", "\n".join(self.symbols), numbers, probabilities)
 

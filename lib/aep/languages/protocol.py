@@ -116,7 +116,7 @@ def content_hash(*parts: Any) -> str:
 
 
 def vocabulary_hash(ids: dict[str, int]) -> str:
-    """16 hex digits of the sha256 of a vocabulary, word to id."""
+    """16 hex digits of the sha256 of a vocabulary, word to id: languages that have one must agree in it to be a pair."""
     return hashlib.sha256(json.dumps(sorted(ids.items())).encode()).hexdigest()[:16]
 
 
@@ -176,14 +176,6 @@ class ExactLanguage:
         """Symbols joined by spaces."""
         symbols = self._symbols()
         return " ".join(symbols[i] for i in ids)
-
-    @property
-    def vocabulary_hash(self) -> str | None:
-        """16 hex digits of the sha256 of words and ids, as a network's; None without `symbols`.
-
-        A pair of languages must agree in it: two of one size need not have the same words.
-        """
-        return None if self.symbols is None else vocabulary_hash({s: i for i, s in enumerate(self.symbols)})
 
     def _symbols(self):
         return self.symbols or [str(i) for i in range(self.vocab_size)]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +109,25 @@ def load(
     ModelError : not found (with the nearest embedded names), incomplete, or its weights do not match its card
     DeviceError : a device or dtype that is not available here
     """
-    name = str(name)
-    if name in embedded_rewards():
-        raise ModelError(
-            f"{name!r} is a reward model, not a language: aep.neural.rewards.load_reward({name!r}) loads it"
-        )
-    return resolve(name, embedded(), _language, revision=revision, dtype=dtype, device=device)
+    return resolve(str(name), embedded, _language, revision=revision, dtype=dtype, device=device)
 
 
 def resolve(
-    name: str, known: dict[str, Path], build: Any, *, revision: str | None, dtype: str | None, device: str | None
+    name: str,
+    shelf: Callable[[], dict[str, Path]],
+    build: Any,
+    *,
+    revision: str | None,
+    dtype: str | None,
+    device: str | None,
 ) -> Any:
-    """What `build` makes of the embedded model (one of `known`), the folder, or the hub id `name`. Arguments as of `load`.
+    """What `build` makes of the embedded model (one of `shelf()`), the folder, or the hub id `name`. Arguments as of `load`.
 
     `build` takes a folder or hub id, the name to show, a fingerprint, a dtype or None, a device, and options of the hub.
     """
     place = _device(device)
     if not name.strip():
-        raise ModelError(f"model name is empty; embedded models are {', '.join(known) or '(none)'}")
+        raise ModelError(f"model name is empty; embedded models are {', '.join(shelf()) or '(none)'}")
     dtype = None if dtype == "auto" else dtype
     if dtype is not None and dtype not in _DTYPES:
         raise DeviceError(unknown_name("dtype", dtype, ("auto", *_DTYPES)))
@@ -133,9 +135,16 @@ def resolve(
         transformers.utils.logging.enable_progress_bar()
     else:
         transformers.utils.logging.disable_progress_bar()
+    known = shelf()
     if name in known:
         fingerprint = _check_card(name, known[name])
         return build(known[name], name, fingerprint, dtype or "float64", place)
+    if name in _on_the_shelf():
+        raise ModelError(
+            f"{name!r} is a reward model, not a language: aep.neural.rewards.load_reward({name!r}) loads it"
+            if name in embedded_rewards()
+            else f"{name!r} is a language, not a reward model; reward models are {', '.join(known) or '(none)'}"
+        )
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_folder(folder)

@@ -20,7 +20,7 @@ from ..errors import DistributionError, ModelError, ParameterError, VocabularyMi
 from ..languages import Grammar
 from ..languages.protocol import vocabulary_hash
 from ..records import Texts
-from .loading import embedded_rewards, load_pretrained, resolve
+from .loading import embedded, embedded_rewards, load_pretrained, resolve
 
 __all__ = ["JOY", "RULE", "SORROW", "Reward", "load_reward", "rule_points", "word_points"]
 
@@ -93,11 +93,11 @@ def load_reward(
         raise ParameterError(f"reward={which!r}: give {RULE!r}, the name of a reward model, or a callable of Texts")
     if str(which) == RULE:
         return Reward(RULE, rule_points, Grammar.load("tales").fingerprint)
-    known = embedded_rewards()
     try:
-        return resolve(str(which), known, _classifier, revision=revision, dtype=dtype, device=device)
+        return resolve(str(which), embedded_rewards, _classifier, revision=revision, dtype=dtype, device=device)
     except ModelError as error:
-        if str(which) in known or Path(which).expanduser().is_dir():
+        known = embedded_rewards()
+        if str(which) in {*embedded(), *known} or Path(which).expanduser().is_dir():
             raise
         raise ModelError(f"{error}; {unknown_name('reward', str(which), [RULE, *known])}") from None
 
