@@ -163,9 +163,11 @@ def test_a_scheme_that_does_not_exist_is_refused_with_the_nearest(name):
 def test_bad_trios_prompts_and_pools_are_refused():
     prompts = [np.array([0])]
     ask = {"texts": 2, "tokens": 5, "seed": 1}
-    renamed = MarkovChain(OTHER.transition, OTHER.initial, eos=2, symbols=["a", "c", "."])
+    rules = 'S -> "{}" S [0.4] | "b" [0.6]'
+    here, there = (Grammar(rules.format(word)) for word in "ac")
+    assert here.vocab_size == there.vocab_size
     with pytest.raises(VocabularyMismatch, match="different vocabularies"):
-        measure(Trio(LETTERS, renamed, (A,), 1.0), prompts, schemes("ancestral()"), **ask)
+        measure(Trio(here, there, (A,), 1.0), prompts, schemes("ancestral()"), **ask)
     with pytest.raises(ParameterError, match="beta=0: a strength above 0"):
         measure(Trio(LETTERS, OTHER, (A,), 0), prompts, schemes("ancestral()"), **ask)
     with pytest.raises(ParameterError, match="at least one reward"):
