@@ -113,6 +113,7 @@ def _write(spec: AlignedSpec, trainer: Any, draft: Path, seconds: float) -> dict
     model = trainer.model
     config = model.config.__class__.from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
+    config.use_cache = True  # trainers turn it off
     _, tokenizer = _single_precision(Path(trainer.args.output_dir) / "prior")
     write_weights(model.state_dict(), config, tokenizer, draft)
     logs = [row for row in trainer.state.log_history if "loss" in row]
