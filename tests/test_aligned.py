@@ -73,13 +73,6 @@ def test_a_missing_trl_is_one_line_with_the_command(monkeypatch, capsys):
     assert "needs trl" in said and "pip install" in said and said.count("\n") == 1
 
 
-def test_a_policy_needs_its_reward_model(monkeypatch):
-    pytest.importorskip("trl")
-    monkeypatch.setattr(aligned, "embedded_rewards", dict)
-    with pytest.raises(ModelError, match="'tales-rloo' needs 'tales-reward': train that first"):
-        train.train("tales-rloo")
-
-
 def test_a_misspelt_model_to_train_gets_the_nearest_name(capsys):
     assert main(["train", "tales-rlo"]) == 2
     assert "'tales-rloo'" in capsys.readouterr().err
@@ -108,16 +101,16 @@ def test_the_clock_goes_on_from_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_committed_policy_is_where_its_card_says_it_is(name):
     said, spec = card(name)["alignment"], configs.ALIGNED[name]
-    policy, prior, reward = aep.load(name), aep.load("tales"), load_reward("tales-reward")
+    policy, prior, reward = aep.load(name), aep.load("tales"), load_reward(RULE)
     texts = aep.sample(policy, None, texts=400, tokens=96, seed=77, stop="eos")
     (row,) = aligned_facts.policy_table(policy, prior, [reward], spec.beta, texts).to_dict("records")
     for quantity in ("mean_reward", "kl", "slope"):  # six standard errors of the fresh texts and the card's
         width = row[f"{quantity}_high"] - row[f"{quantity}_low"]
-        assert abs(row[quantity] - said["tales-reward"][quantity]) < 1.8 * width
-    assert row["shortfall_high"] > said["tales-reward"]["shortfall_low"]
+        assert abs(row[quantity] - said[RULE][quantity]) < 1.8 * width
+    assert row["shortfall_high"] > said[RULE]["shortfall_low"]
 
 
 @pytest.mark.skipif("tales-rloo" not in POLICIES, reason="tales-rloo is not trained yet")
 def test_tales_rloo_is_near_its_optimum():
-    said = card("tales-rloo")["alignment"]["tales-reward"]
+    said = card("tales-rloo")["alignment"][RULE]
     assert said["shortfall"] <= 0.03 and said["share"] >= 0.9

@@ -1,7 +1,8 @@
 """The relatives of `tales`: a reward model, and policies aligned to it, whose optimum is known.
 
 ``python -m aep train NAME`` trains one (extra [train]); ``python -m aep.neural.training.aligned_facts`` measures all. A
-policy aims at p*(y) ∝ p(y) exp(r(y)/β), 2406.10203, Eq. 1: p is `tales`, r `tales-reward`, y a whole tale.
+policy aims at p*(y) ∝ p(y) exp(r(y)/β), 2406.10203, Eq. 1: p is `tales`, y a whole tale, and r the rule itself. (A reward
+model has quirks of its own far from its data; they would be part of the optimum.)
 """
 
 import json
@@ -14,12 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, MistralForCausalLM, TrainerCallback
 
-from aep.errors import ModelError
 from aep.languages import Grammar
-from aep.neural.loading import card, embedded_rewards, load
-from aep.neural.rewards import load_reward
+from aep.neural.loading import card
+from aep.neural.rewards import word_points
 from aep.outputs import repository
-from aep.records import Texts
 
 from . import trl_runs
 from .checkpoint import store
@@ -28,24 +27,19 @@ from .export import publish, sha256_of, versions, write_weights
 
 __all__ = ["Clock", "train"]
 
-PRIOR, REWARD = "tales", "tales-reward"
+PRIOR = "tales"
 
 
 def train(name: str, *, out: Path | str | None = None, threads: int | None = None) -> Path:
     """Train the aligned model or reward model `name`, or resume; write it with its card to `out`, and return that folder.
 
-    Raises ModelError where trl is missing, or where `tales-rloo` is asked for before `tales-reward` is there.
+    Raises ModelError where trl is missing.
     """
     spec = ALIGNED[name]
     trl_runs.trl()
     if threads is not None:
         torch.set_num_threads(threads)
-    sources = [card(PRIOR)["sha256"]["model.safetensors"]]
-    if spec.kind == "rloo":
-        if REWARD not in embedded_rewards():
-            raise ModelError(f"{name!r} needs {REWARD!r}: train that first")
-        sources.append(card(REWARD)["sha256"]["model.safetensors"])
-    folder = store() / f"{name}-{spec.hash(*sources)}"
+    folder = store() / f"{name}-{spec.hash(card(PRIOR)['sha256']['model.safetensors'])}"
     trainer = _fit(spec, folder)
     seconds = trainer.seconds.total
     written = publish(
@@ -61,7 +55,7 @@ def _fit(spec: AlignedSpec, folder: Path) -> Any:
     prior, tokenizer = _single_precision(folder / "prior")
     options = {"batch": spec.batch, "steps": spec.steps, "rate": spec.rate, "seed": spec.seed, "clock": Clock(folder)}
     if spec.kind == "rloo":
-        return trl_runs.rloo(prior, tokenizer, _reward_of_ids(), folder, beta=spec.beta, **options)
+        return trl_runs.rloo(prior, tokenizer, _rule_of_ids(), folder, beta=spec.beta, **options)
     pairs = trl_runs.preferences(Grammar.load(PRIOR), spec.batch * spec.steps, spec.seed)
     if spec.kind == "reward":
         return trl_runs.reward_model(prior, tokenizer, pairs, folder, **options)
@@ -79,10 +73,10 @@ def _single_precision(folder: Path) -> tuple[Path, Any]:
     return folder, tokenizer
 
 
-def _reward_of_ids() -> Any:
-    """The reward model in single precision as a function of the ids of whole tales."""
-    reward, language = load_reward(REWARD, dtype="float32"), load(PRIOR)
-    return lambda ids: reward(Texts.from_ids(language, ids))
+def _rule_of_ids() -> Any:
+    """The rule as a function of the ids of whole tales."""
+    points = word_points(Grammar.load(PRIOR).symbols)
+    return lambda tales: [points[ids].sum() for ids in tales]
 
 
 class Clock(TrainerCallback):
