@@ -10,11 +10,10 @@ import pytest
 import aep
 from aep.__main__ import main
 from aep.analysis.grammar_tilts import tilted_by_words
-from aep.errors import ModelError
 from aep.languages import Grammar
 from aep.neural.loading import card, embedded
 from aep.neural.rewards import RULE, load_reward, word_points
-from aep.neural.training import aligned, aligned_facts, configs, train, trl_runs
+from aep.neural.training import aligned, aligned_facts, configs, trl_runs
 from tiny_models import one_thread  # noqa: F401
 
 GRAMMAR = Grammar.load("tales")
