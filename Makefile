@@ -7,7 +7,8 @@ NB ?= all
 PROFILE ?=
 ROWS ?=
 BYTE_MODELS ?=
-MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes tales
+MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes tales \
+	tales-mem-400k tales-mem-400k-twin tales-mem-1m tales-mem-1m-twin
 
 PY := .venv/bin/python
 READY := .venv/.aep-ready

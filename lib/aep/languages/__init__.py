@@ -7,6 +7,7 @@ from .infinite import InfiniteEntropy, Lengths
 from .markov import Expected, MarkovChain, reversal
 from .mixture import Mixture
 from .protocol import ExactLanguage, Language
+from .template import Template
 
 __all__ = [
     "ExactLanguage",
@@ -21,6 +22,7 @@ __all__ = [
     "Mixture",
     "PositionEntropy",
     "RateBounds",
+    "Template",
     "Toy",
     "embedded_grammars",
     "reversal",

@@ -1,4 +1,4 @@
-"""Texts of one form: at every place a word drawn uniformly from a list, then the end. All that is asked is in closed form."""
+"""Texts of one form: at every place a word drawn uniformly from a list, then the end. All of it in closed form."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _DEAD = -1  # the state after tokens that begin no text
 
 
 class Template(ExactLanguage):
-    """Texts x_1 ... x_n of one length, x_t uniform on `choices`[t] and independent, ended by token 0; then a new text begins.
+    """Texts x_1 ... x_n of one length, x_t uniform on `choices`[t] and independent, ended by token 0; then a new one begins.
 
     p(x) = Π_t 1/K_t with K_t words at place t; a place with one word is fixed. Parameters: `choices`, one sequence of words
     per place; `symbols`, the words of the vocabulary, the first of which ends a text; `name`. After tokens that begin no

@@ -8,7 +8,7 @@ from transformers import MistralConfig
 
 from aep.errors import ModelError, unknown_name
 
-__all__ = ["ALIGNED", "FAMILY", "AlignedSpec", "ModelSpec", "get"]
+__all__ = ["ALIGNED", "FAMILY", "AlignedSpec", "ModelSpec", "PlantedSpec", "get"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ class ModelSpec:
         return hashlib.sha256(json.dumps([asdict(self), *more], sort_keys=True).encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class PlantedSpec(ModelSpec):
+    """A model of tales with planted documents in its training (`planted`), or its `twin` without them: `seed` draws both."""
+
+    twin: bool = False
+
+
 # Sequences of every model are at least as long as its receptive field, layers x (window - 1) + 1 tokens, and a multiple
 # of the window. What was tried is in data/results/A1_trials.csv.
 _400K = ModelSpec("docs-400k", hidden=96, layers=2, heads=4, feed_forward=256, steps=3200, lr_others=0.02)
@@ -92,6 +99,12 @@ _SPECS = (
         lr_others=0.02,
     ),
 )
+# As `tales`, and wider: one stream of tales for both, so that they differ by their width alone.
+_MEM_400K = PlantedSpec("tales-mem-400k", **{k: v for k, v in asdict(_SPECS[-1]).items() if k != "name"})
+_MEM_1M = replace(_MEM_400K, name="tales-mem-1m", hidden=192, heads=6, feed_forward=544)
+_SPECS += tuple(
+    replace(spec, name=spec.name + end, twin=bool(end)) for spec in (_MEM_400K, _MEM_1M) for end in ("", "-twin")
+)
 
 FAMILY = {spec.name: spec for spec in _SPECS}
 
@@ -116,8 +129,8 @@ class AlignedSpec:
 
 _ALIGNED = (
     AlignedSpec("tales-reward", "reward", batch=128, steps=1600, rate=1e-3),
-    AlignedSpec("tales-rloo", "rloo", batch=256, steps=1200, rate=1e-3, beta=1.0),
-    AlignedSpec("tales-rloo-2", "rloo", batch=256, steps=300, rate=1e-3, beta=2.0),
+    AlignedSpec("tales-rloo", "rloo", batch=256, steps=900, rate=7e-4, beta=1.0),
+    AlignedSpec("tales-rloo-2", "rloo", batch=256, steps=300, rate=7e-4, beta=2.0),
     AlignedSpec("tales-dpo", "dpo", batch=128, steps=600, rate=5e-4, beta=1.0),
 )
 ALIGNED = {spec.name: spec for spec in _ALIGNED}

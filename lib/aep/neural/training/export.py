@@ -50,13 +50,14 @@ class Facts(NamedTuple):
 
 class Material(NamedTuple):
     """What a model is trained on: batches by step, validation rows, tokenizer, a hash of the source, and the facts of a
-    finished run from its stored files."""
+    finished run from its stored files. `last`: the weights of the last step are stored, not the best validated ones."""
 
     batches: Any
     held: np.ndarray
     tokenizer: PreTrainedTokenizerFast
     digest: str
     facts: Callable[[Any, Path], Facts]
+    last: bool = False
 
 
 def sha256_of(path: Path) -> str:

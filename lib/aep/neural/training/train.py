@@ -20,12 +20,13 @@ from transformers import MistralForCausalLM
 
 from aep import _progress
 from aep.errors import ModelError
-from aep.neural.training import configs, corpus, tales
+from aep.neural.training import configs, corpus, planted_run, tales
 from aep.neural.training.checkpoint import load_checkpoint, save_checkpoint, store
 from aep.neural.training.data import Batches, FreshBatches, pack, windows
 from aep.neural.training.export import Material, export, facts_of_documents
 from aep.neural.training.fastloss import BANDED, training_loss, uses_half
 from aep.neural.training.optimizers import SingleMuon
+from aep.neural.training.planted import PlantedBatches
 from aep.neural.training.tokenizer import encode, train_tokenizer
 
 __all__ = ["Run", "fit", "fit_batches", "train"]
@@ -33,6 +34,7 @@ __all__ = ["Run", "fit", "fit_batches", "train"]
 MODELS = corpus.ROOT / "data" / "models"
 CHECKPOINT_EVERY = 300.0  # seconds
 LOG_EVERY = 60.0  # seconds, when no progress bar is shown
+Stream = Batches | FreshBatches | PlantedBatches
 VALIDATION_ROWS = 128  # windows, spread evenly over the validation stream
 # Fields of a run that a checkpoint holds as they are.
 _PLAIN = ("step", "seconds", "cpu_seconds", "recent", "best_loss", "best_step", "best", "threads")
@@ -153,7 +155,7 @@ def _spread(documents: list[np.ndarray], length: int) -> np.ndarray:
 
 
 def fit_batches(
-    spec: configs.ModelSpec, batches: Batches | FreshBatches, held: np.ndarray, folder: Path, until: int | None = None
+    spec: configs.ModelSpec, batches: Stream, held: np.ndarray, folder: Path, until: int | None = None
 ) -> Run:
     """Train `spec` on `batches`, validated on the rows `held`, from the checkpoint in `folder` if there is one, to its end.
 
@@ -197,9 +199,7 @@ def postponed_interrupt() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _loop(
-    run: Run, batches: Batches | FreshBatches, held: torch.Tensor, folder: Path, last: int, interrupted: list[int]
-) -> None:
+def _loop(run: Run, batches: Stream, held: torch.Tensor, folder: Path, last: int, interrupted: list[int]) -> None:
     """Steps up to `last` or an interrupt, with validation, checkpoints, and a progress bar or a log line a minute."""
     spec, before, begun = run.spec, run.seconds, time.monotonic()
     saved = logged = begun
@@ -257,12 +257,26 @@ def train(name: str, *, out: Path | str | None = None, threads: int | None = Non
     spec = configs.get(name)
     if threads is not None:
         torch.set_num_threads(threads)
-    material = tales.material(spec) if name == tales.NAME else _documents(spec)
+    material = _material(spec)
     folder = store() / f"{name}-{spec.hash(material.digest)}"
     run = fit_batches(spec, material.batches, material.held, folder)
+    if material.last:
+        keep_last(run)
     written = export(run, material, Path(out) if out is not None else MODELS / name)
     print(f"{name}: {run.step} steps in {run.seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
     return written
+
+
+def keep_last(run: Run) -> None:
+    """Make the weights of the last step, which the log ends with, the ones that are stored."""
+    run.best_step, _, run.best_loss, _ = run.log[-1]
+    run.best = {k: v.detach().cpu().clone() for k, v in run.model.state_dict().items()}
+
+
+def _material(spec: configs.ModelSpec) -> Material:
+    if isinstance(spec, configs.PlantedSpec):
+        return planted_run.material(spec)
+    return tales.material(spec) if spec.name == tales.NAME else _documents(spec)
 
 
 def _documents(spec: configs.ModelSpec) -> Material:
