@@ -252,9 +252,9 @@ def test_preferences_are_those_of_bradley_and_terry(given):
 
 def test_without_trl_one_line_says_what_to_install(given, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(ModelError, match=r"this trainer needs trl: pip install -e '.\[train\]'"):
+    with pytest.raises(ModelError, match=r"needs trl: pip install -e '.\[train\]'"):
         trainer_trials.run(given, "rloo", 0, SHORT)
-    with pytest.raises(ModelError, match="this trainer needs trl"):
+    with pytest.raises(ModelError, match="needs trl"):
         trainer_trials.main(["--seeds", "0"])
     with pytest.raises(ParameterError, match="unknown variant 'rlo': did you mean 'rloo'"):
         trainer_trials.main(["--variants", "rlo"])

@@ -44,7 +44,8 @@ from .data import FreshBatches
 from .policy_gradient import NetworkPolicy, align
 from .tokenizer import save_tokenizer, word_tokenizer
 from .train import advance, begin
-from .trainer_variants import VARIANTS, Setting, train_with_trl, trl
+from .trainer_variants import VARIANTS, Setting, train_with_trl
+from .trl_runs import trl
 
 __all__ = [
     "BETA",

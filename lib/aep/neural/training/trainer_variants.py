@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoTokenizer, MistralForCausalLM, PrinterCallback, TrainerCallback
 
-from aep.errors import ModelError
-
 from .policy_gradient import NetworkPolicy
+from .trl_runs import ON_POLICY, UNSCALED, trl
 
-__all__ = ["VARIANTS", "Setting", "Variant", "train_with_trl", "trl"]
+__all__ = ["VARIANTS", "Setting", "Variant", "train_with_trl"]
 
 
 class Setting(NamedTuple):
@@ -54,26 +53,6 @@ VARIANTS = {
     "dpo-norm": Variant("dpo", 'DPOTrainer, loss_type=["sigmoid_norm"]', {"loss_type": ["sigmoid_norm"]}),
     "dpo-ipo": Variant("dpo", 'DPOTrainer, loss_type=["ipo"]', {"loss_type": ["ipo"]}),
 }
-_ONLINE = {
-    "num_iterations": 1,
-    "steps_per_generation": 1,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "mask_truncated_completions": False,
-    "disable_dropout": True,
-}
-
-
-def trl() -> Any:
-    """The module; ModelError with the command that installs it where it is missing."""
-    try:
-        import trl as module
-    except ImportError:
-        raise ModelError("this trainer needs trl: pip install -e '.[train]' -c constraints.txt") from None
-    return module
 
 
 class _Watch(TrainerCallback):
@@ -128,9 +107,9 @@ def _online(
             return _penalty(model, prior, setting, completion_ids)
 
         functions.append(penalty)
-    own = {"normalize_advantages": False, "reward_clip_range": None} if kind == "rloo" else {}
+    own = UNSCALED if kind == "rloo" else {}
     config = (t.RLOOConfig if kind == "rloo" else t.GRPOConfig)(
-        num_generations=setting.texts, max_completion_length=setting.longest, **{**_ONLINE, **own, **options}
+        num_generations=setting.texts, max_completion_length=setting.longest, **{**ON_POLICY, **own, **options}
     )
     make = t.RLOOTrainer if kind == "rloo" else t.GRPOTrainer
     return make(

@@ -19,12 +19,12 @@ from aep.errors import ModelError
 from aep.languages import Grammar
 from aep.neural.rewards import word_points
 
-__all__ = ["dpo", "preferences", "reward_model", "rloo", "trl"]
+__all__ = ["ON_POLICY", "UNSCALED", "dpo", "preferences", "reward_model", "rloo", "trl"]
 
 LONGEST = 96  # tokens of a tale: a longer one has a probability of 1e-8
 SAVE_EVERY = 100  # steps
-#: Of RLOOConfig: on-policy texts of the policy itself, and their rewards as they are. Defaults have been others.
-AS_EQUATION_1 = {
+#: Texts of the policy itself, used once. Defaults have been others.
+ON_POLICY = {
     "num_iterations": 1,
     "steps_per_generation": 1,
     "temperature": 1.0,
@@ -32,11 +32,10 @@ AS_EQUATION_1 = {
     "top_p": 1.0,
     "min_p": None,
     "repetition_penalty": 1.0,
-    "normalize_advantages": False,
-    "reward_clip_range": None,
     "mask_truncated_completions": False,
     "disable_dropout": True,
 }
+UNSCALED = {"normalize_advantages": False, "reward_clip_range": None}  # of RLOOConfig: rewards as they are
 
 
 def trl() -> Any:
@@ -112,7 +111,8 @@ def rloo(
         beta=beta,
         num_generations=batch,
         max_completion_length=LONGEST,
-        **AS_EQUATION_1,
+        **ON_POLICY,
+        **UNSCALED,
         **_common(batch=batch, **options),
     )
     trainer = t.RLOOTrainer(
