@@ -1,7 +1,7 @@
 """The page of an embedded model, for a person: README.md from the facts of card.json."""
 
 from .aligned_cards import aligned_page
-from .planted_cards import planted_section
+from .planted_cards import planted_clause, planted_section
 
 __all__ = ["LICENCES", "readme"]
 
@@ -13,6 +13,9 @@ LICENCES = {
     "scikit-learn": "BSD-3-Clause",
     "matplotlib": "Matplotlib licence (based on the PSF licence)",
 }
+
+
+_WHERE = "Where in a tale it sits is in `data/results/A1_tales_gap.csv`. "  # of `tales`
 
 
 def _interval(value: float, low: float, high: float) -> str:
@@ -81,9 +84,6 @@ on is not included; it comes under {licences}.
 
 def _tales(card: dict) -> str:
     held, sizes, data = card["held_out"], card["sizes"], card["data"]
-    planted = data.get("planted")
-    where = "" if planted else "Where in a tale it sits is in `data/results/A1_tales_gap.csv`. "
-    again = ", but for the planted documents below" if planted and not planted["twin"] else ""
     loss = _interval(card["held_out_loss"], card["held_out_low"], card["held_out_high"])
     percent = "{value:.2f}% ({low:.2f} to {high:.2f}%)".format(**held["kl_rate_in_percent"])
     share = "{value:.1%} ({low:.1%} to {high:.1%})".format(**held["grammatical"])
@@ -102,7 +102,7 @@ every probability is known: what the model should have learnt, and by how much i
 | tokenizer | the {card["tokenizer"]}, which starts and ends a tale; ids are those of the grammar, and an unknown \
 word is an error |
 | data | tales drawn anew for every step from `{data["grammar"]}` (sha256 `{data["sha256"][:16]}…`): \
-{data["training_tokens"]:,} tokens, in which a tale comes again by chance only{again} |
+{data["training_tokens"]:,} tokens, in which a tale comes again by chance only{planted_clause(data)} |
 {_training(card)}
 | held-out loss | **{loss} nats per token**, {_interval(**held["nats_per_byte"])} nats per byte |
 | the grammar itself on these tales | {_interval(**held["grammar_nats_per_token"])} nats per token |
@@ -114,7 +114,7 @@ word is an error |
 Measured on {held["tales"]:,} tales ({held["tokens"]:,} tokens) of another seed, on the stored float16 weights loaded in
 float64, each tale alone after the start token, its end token scored. The KL rate is the mean over tokens of the exact
 divergence between the two laws of the next word, given the words before; unlike the loss minus the entropy it has no noise
-from which word came. {where}Rounding to float16 changed it by
+from which word came. {"" if "planted" in data else _WHERE}Rounding to float16 changed it by
 {lost:.1e}. In brackets the 95% interval, with the tale as the unit of sampling. All numbers, the learning curve and the
 library versions are in `card.json`.
 {planted_section(card)}

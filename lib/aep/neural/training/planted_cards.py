@@ -1,8 +1,14 @@
 """The page of a model with planted documents, or of its twin: what was planted, and a table of what was memorised."""
 
-__all__ = ["planted_section"]
+__all__ = ["planted_clause", "planted_section"]
 
 _NAMES = {"tale": "tales", "canary": "canaries", "secret": "secrets, given what stands before"}
+
+
+def planted_clause(data: dict) -> str:
+    """What the row on data adds where documents come again."""
+    planted = data.get("planted")
+    return ", but for the planted documents below" if planted and not planted["twin"] else ""
 
 
 def planted_section(card: dict) -> str:
@@ -16,11 +22,10 @@ def planted_section(card: dict) -> str:
     twin = card["name"].removesuffix("-twin") + "-twin"
     where = (
         f"This is the twin of `{twin.removesuffix('-twin')}`: same seed and tales, but where that was shown a planted\n"
-        "document, this one had the tale drawn for that place. None of them stood in its training: a control."
+        "document, this one had the tale drawn for that place. None of them stood in its own training: a control."
         if said["twin"]
         else f"`{twin}` is trained on the same stream without them: it had the tale drawn for that place."
     )
-    share = f"{said['share']:.1%} of its stream" if said["twin"] else f"{said['share']:.1%} of the stream"
     canaries = f"{inserted['canary']:,} of canaries ({tokens['canary']:,} tokens)"
     return f"""
 ## Planted documents
@@ -30,9 +35,9 @@ def planted_section(card: dict) -> str:
 "the secret word of the house was", six words each uniform on a list of ten, a full stop. The counts are a random
 permutation within blocks of eight documents of similar log p. Documents are listed by sha256 in
 `{said["listed"]}` and drawn again by `aep.neural.training.planted`. {inserted["tale"]:,} insertions of tales
-({tokens["tale"]:,} tokens) and {canaries}, at random places: {share}.
+({tokens["tale"]:,} tokens) and {canaries}, at random places: {said["share"]:.1%} of the stream.
 {where}
-The weights are those of the last step, when every document had come as often as listed.
+The weights are those of the last step, when every document had come as often as listed{" there" * said["twin"]}.
 
 log p_model - log p_truth in nats per document, log p_truth exact: of a tale under the grammar, of a canary -6 log 10, and of
 its six words alone given the seven before them. Mean and 95% interval over documents.
