@@ -1,7 +1,7 @@
 """Planted documents: drawn, assigned, put into the stream exactly so often, absent from the twin, and measured exactly.
 
-Seeds were fixed before the first run. The tests of the assignment and of the schedule reject a correct build with a
-probability of .001 and .002 for a new seed; every other one is exact.
+Seeds were fixed before the first run. The tests of the assignment, of the schedule and of unseen tales reject a correct
+build with a probability of .001, .002 and .001 for a new seed; every other one is exact.
 """
 
 import dataclasses
@@ -171,10 +171,23 @@ def test_texts_can_be_scored_and_know_their_language():
     assert texts.decode(15).startswith("the secret word of the house was ")
 
 
+@pytest.mark.parametrize("kind", planted.KINDS)
+def test_unseen_documents_are_of_the_same_law_and_none_is_planted(kind):
+    found, known = planted.unseen(kind, 300, seed=0), DOCUMENTS.of(kind)
+    assert len(found) == len(set(found.hashes()) - set(DOCUMENTS.hashes())) == 300 and not found.count.any()
+    assert np.isfinite(found.log_p).all() and set(found.kind) == {kind}
+    assert planted.unseen(kind, 3, seed=0).hashes() == found.hashes()[:3] != planted.unseen(kind, 3, seed=1).hashes()
+    if kind == "tale":
+        assert stats.ks_2samp(found.log_p, known.log_p).pvalue > 0.001
+    else:
+        assert found.log_p == pytest.approx(-6 * np.log(10))
+
+
 @pytest.mark.parametrize(
     ("ask", "said"),
     [(lambda: planted.planted(seed=-1), "seed=-1"), (lambda: planted.planted(per_count=0), "per_count=0"),
      (lambda: DOCUMENTS.of("tales"), "kind='tales'"),
+     (lambda: planted.unseen("tail", 3, 0), "kind='tail'"), (lambda: planted.unseen("tale", 0, 0), "n=0"),
      (lambda: planted.schedule(FEW, 100), "254 insertions do not fit into 100 rows"),
      (lambda: batches(FEW, length=30), "length=30: a planted document has")],
 )  # fmt: skip

@@ -41,6 +41,7 @@ __all__ = [
     "excess_table",
     "planted",
     "schedule",
+    "unseen",
     "verified",
 ]
 
@@ -61,7 +62,7 @@ SECRET = slice(len(FRAME), len(FRAME) + len(SLOTS))  # where the secret stands i
 PLACES = 4  # a planted document is one of the first so many of its row
 
 # Random streams (seed, number, ...) of the planted documents and of what is trained on; 0 and 1 belong to `tales`.
-_POOL, _ASSIGNMENT, _SCHEDULE, _ROWS = 2, 3, 4, 5
+_POOL, _ASSIGNMENT, _SCHEDULE, _ROWS, _UNSEEN = 2, 3, 4, 5, 6
 
 
 def canary_law(grammar: Grammar | None = None) -> Template:
@@ -152,6 +153,23 @@ def _drawn(seed: int, per_count: int) -> Planted:
         parts.append(([ids[i] for i in order], kinds, counts, blocks, log_p[order]))
     ids, *columns = zip(*parts, strict=True)
     return Planted([x for part in ids for x in part], *map(np.concatenate, columns), grammar)
+
+
+def unseen(kind: str, n: int, seed: int) -> Planted:
+    """`n` different documents of one kind, count 0, block -1, none of them planted by seed 0: a matched null of any size.
+
+    They are independent draws of the same law; `seed` is a stream of their own. ParameterError for a bad argument.
+    """
+    _check_kind(kind)
+    check_count(0, seed=seed)
+    check_count(1, n=n)
+    known = planted().of(kind)
+    law = known.grammar if kind == "tale" else canary_law(known.grammar)
+    there = {x.tobytes() for x in known.ids}
+    drawn = _different(law, np.random.default_rng([seed, _UNSEEN, KINDS.index(kind), 1]), n + len(there))
+    ids = [x for x in drawn if x.tobytes() not in there][:n]
+    log_p = np.array([law.log_probability(x) for x in ids])
+    return Planted(ids, np.full(n, kind), np.zeros(n, int), np.full(n, -1), log_p, known.grammar)
 
 
 def _different(law: Any, rng: np.random.Generator, n: int) -> list[np.ndarray]:
