@@ -1,0 +1,130 @@
+"""What repetition in training does to a score: its mean, its AUROC and its slope against the number of repeats.
+
+A text is the unit; the number of repeats is 0 for texts the model has not seen. Scores are turned so that larger means
+memorised (`detection.oriented`), so that a *fall* from one count to the next is what speaks against memorisation.
+"""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import stats
+
+from ..errors import ParameterError
+from ..intervals import Interval, bootstrap
+from .hypotheses import holm
+from .roc import components
+
+__all__ = ["auroc_curve", "duplication_curve", "duplication_slope"]
+
+Values = Float[np.ndarray, " texts"]
+Counts = Int[np.ndarray, " counts"]
+
+
+def duplication_curve(
+    values: Values, counts: Counts, *, rng: np.random.Generator, resamples: int = 999, level: float = 0.95
+) -> pd.DataFrame:
+    """The mean of a score at every count: count, texts, mean, low, high, and the step from the count before.
+
+    Intervals are BCa bootstraps over the texts of a count (at least 50). `step`, `step_low`, `step_high`: the difference of
+    means with its Welch interval; `fall_p`: the one-sided p-value of "the mean does not fall", `fall_p_holm` over all
+    steps (NaN for the first count). ParameterError for NaN or one count, AepError below 50 texts of a count.
+    """
+    parts = _parts(values, counts)
+    rows, before = [], next(iter(parts.values()))
+    for i, (count, here) in enumerate(parts.items()):
+        found = bootstrap(np.mean, here, rng=rng, resamples=resamples, level=level) if np.ptp(here) else (here[0],) * 3
+        row = dict(zip(("mean", "low", "high"), found, strict=True)) | {"count": count, "texts": len(here)}
+        if i:
+            test = stats.ttest_ind(here, before, equal_var=False, alternative="less")
+            ends = stats.ttest_ind(here, before, equal_var=False).confidence_interval(level)
+            row |= {"step": here.mean() - before.mean(), "step_low": ends.low, "step_high": ends.high}
+            row |= {"fall_p": test.pvalue}
+        rows.append(row)
+        before = here
+    columns = ["count", "texts", "mean", "low", "high", "step", "step_low", "step_high", "fall_p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(fall_p_holm=holm(table.fall_p.to_numpy(np.float64)))
+
+
+def auroc_curve(values: Values, counts: Counts, *, level: float = 0.95) -> pd.DataFrame:
+    """AUROC of the texts of every count above 0 against those of count 0: count, texts, auroc, low, high, and the steps.
+
+    Intervals by DeLong's variance on the logit scale (exact at AUROC 1 as in `roc.compare`). `step` from the count before,
+    against the same texts of count 0, whose components are paired; `step_low`, `step_high`; `fall_p` of "AUROC does not
+    fall", one-sided, and `fall_p_holm` over all steps. ParameterError for NaN, one count, or no text of count 0.
+    """
+    parts = _parts(values, counts)
+    if 0 not in parts:
+        raise ParameterError("no text has count 0: AUROC is against texts that the model has not seen")
+    unseen = parts.pop(0)
+    rows, before, normal = [], (unseen, unseen), stats.norm.isf((1 - level) / 2)
+    for count, here in parts.items():
+        seen, other = components(here, unseen)
+        found = _logit_interval(seen, other, level)
+        row = dict(zip(("auroc", "low", "high"), found, strict=True)) | {"count": count, "texts": len(here)}
+        if rows:
+            step = seen.mean() - before[0].mean()
+            variance = _variance(seen) + _variance(before[0]) + _variance(other - before[1])
+            error = np.sqrt(variance)
+            row |= {"step": step, "step_low": step - normal * error, "step_high": step + normal * error}
+            row |= {"fall_p": float(stats.norm.cdf(step / error)) if error > 0 else float(step >= 0)}
+        rows.append(row)
+        before = seen, other
+    columns = ["count", "texts", "auroc", "low", "high", "step", "step_low", "step_high", "fall_p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(fall_p_holm=holm(table.fall_p.to_numpy(np.float64)))
+
+
+def duplication_slope(
+    values: Values, counts: Counts, *, rng: np.random.Generator, resamples: int = 999, level: float = 0.95
+) -> Interval:
+    """The least-squares slope of a score on log2(count), counts above 0, per doubling; BCa bootstrap over texts.
+
+    ParameterError for NaN or fewer than two counts above 0; AepError below 50 texts.
+
+    >>> counts = np.repeat([1, 2, 4, 8], 20)
+    >>> found = duplication_slope(3 * np.log2(counts), counts, rng=np.random.default_rng(0))
+    >>> bool(np.isclose(found.estimate, 3))
+    True
+    """
+    seen = counts > 0
+    _parts(values[seen], counts[seen])
+    x, y = np.log2(counts[seen]), np.asarray(values[seen], np.float64)
+    if np.allclose(y - y.mean(), _slope(x, y) * (x - x.mean())):  # no spread: there is nothing to resample
+        return Interval(*[_slope(x, y)] * 3)
+    return bootstrap(_slope, x, y, rng=rng, resamples=resamples, level=level)
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    dx = x - x.mean()
+    return float(dx @ y / (dx @ dx))
+
+
+def _variance(part: np.ndarray) -> float:
+    """Of a mean; 0 for one text."""
+    return float(np.var(part, ddof=1) / len(part)) if len(part) > 1 else 0.0
+
+
+def _logit_interval(seen: np.ndarray, other: np.ndarray, level: float) -> Interval:
+    area, error = float(seen.mean()), np.sqrt(_variance(seen) + _variance(other))
+    if not 0 < area < 1 or error == 0:
+        n = min(len(seen), len(other))
+        exact = stats.binomtest(round(area * n), n).proportion_ci(level)
+        return Interval(area, min(float(exact.low), area), max(float(exact.high), area))
+    half = stats.norm.isf((1 - level) / 2) * error / (area * (1 - area))
+    low, high = (1 / (1 + np.exp(-(np.log(area / (1 - area)) + side * half))) for side in (-1, 1))
+    return Interval(area, float(low), float(high))
+
+
+def _parts(values: np.ndarray, counts: np.ndarray) -> dict[int, np.ndarray]:
+    """The values of every count, ascending."""
+    if len(values) != len(counts):
+        raise ParameterError(f"{len(values)} values and {len(counts)} counts: one count for each text")
+    if np.isnan(values).any():
+        raise ParameterError(
+            f"the score of text {int(np.isnan(values).argmax())} is NaN: leave out texts without a value"
+        )
+    found = {int(c): np.asarray(values[counts == c], np.float64) for c in np.unique(counts)}
+    if len(found) < 2 or min(found) < 0:
+        raise ParameterError(f"counts are {sorted(found)}: at least two different ones, none below 0")
+    return found

@@ -1,0 +1,124 @@
+"""Curves against repetition: against scipy and brute force, and the tests of a fall by simulation.
+
+Seeds were fixed before the first run; a correct build misses a simulated bound with probability of about .001.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from aep.analysis.duplication import auroc_curve, duplication_curve, duplication_slope
+from aep.analysis.hypotheses import holm
+from aep.analysis.roc import auroc, delong
+from aep.errors import AepError, ParameterError
+
+COUNTS = (0, 1, 2, 4, 8)
+
+
+def drawn(rng, gain=0.5, texts=60) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that rise by `gain` per doubling."""
+    counts = np.repeat(COUNTS, texts)
+    return gain * np.log2(1 + counts) + rng.normal(size=len(counts)), rng.permutation(counts) if gain == 0 else counts
+
+
+def test_the_curve_has_the_means_and_the_steps_of_scipys_welch_test():
+    rng = np.random.default_rng(0)
+    values, counts = drawn(rng)
+    table = duplication_curve(values, counts, rng=rng, resamples=499)
+    assert table["count"].tolist() == list(COUNTS) and (table.texts == 60).all()
+    parts = [values[counts == c] for c in COUNTS]
+    np.testing.assert_allclose(table["mean"], [x.mean() for x in parts])
+    half = [stats.t.isf(0.025, 59) * stats.sem(x) for x in parts]
+    np.testing.assert_allclose(table.high - table["mean"], half, rtol=0.25)
+    for i in range(1, len(COUNTS)):
+        test = stats.ttest_ind(parts[i], parts[i - 1], equal_var=False, alternative="less")
+        assert table.fall_p[i] == test.pvalue and table.step[i] == pytest.approx(parts[i].mean() - parts[i - 1].mean())
+    assert np.isnan(table.fall_p[0])
+    np.testing.assert_allclose(table.fall_p_holm, holm(table.fall_p.to_numpy()))
+
+
+def test_auroc_of_a_count_is_against_the_unseen_texts():
+    values, counts = drawn(np.random.default_rng(1))
+    table = auroc_curve(values, counts)
+    unseen = values[counts == 0]
+    np.testing.assert_allclose(table.auroc, [auroc(values[counts == c], unseen) for c in COUNTS[1:]])
+    np.testing.assert_allclose(table.step[1:], np.diff(table.auroc))
+    assert ((table.low < table.auroc) & (table.auroc < table.high)).all() and np.isnan(table.step[0])
+
+
+def test_the_error_of_a_step_is_that_of_resampled_texts():
+    rng = np.random.default_rng(2)
+    values, counts = drawn(rng)
+    table = auroc_curve(values, counts)
+    parts = {c: values[counts == c] for c in (0, 2, 4)}
+    copies = []
+    for _ in range(600):
+        again = {c: rng.choice(x, len(x)) for c, x in parts.items()}
+        copies.append(auroc(again[4], again[0]) - auroc(again[2], again[0]))
+    row = table.set_index("count").loc[4]
+    assert np.std(copies) == pytest.approx((row.step_high - row.step_low) / 2 / stats.norm.isf(0.025), rel=0.12)
+
+
+def test_a_step_of_paired_scores_is_delongs_where_the_seen_texts_are_the_same():
+    rng = np.random.default_rng(3)
+    unseen, seen = rng.normal(size=80), rng.normal(1, 1, 60)
+    values, counts = np.concatenate([unseen, seen, seen]), np.repeat([0, 1, 2], [80, 60, 60])
+    assert auroc_curve(values, counts).step[1] == 0
+    label = np.arange(140) < 60
+    x = np.concatenate([seen, unseen])
+    assert delong(x, x, label).difference == 0
+
+
+def test_intervals_of_auroc_cover_and_do_not_leave_zero_and_one():
+    rng, hits, area = np.random.default_rng(4), 0, stats.norm.cdf(2 / 2**0.5)
+    for _ in range(300):
+        values = np.concatenate([rng.normal(size=50), rng.normal(2, 1, 50)])
+        row = auroc_curve(values, np.repeat([0, 1], 50)).iloc[0]
+        hits += row.low <= area <= row.high
+        assert 0 <= row.low < row.high <= 1
+    assert stats.binomtest(hits, 300, 0.93, alternative="less").pvalue > 0.001
+    apart = auroc_curve(np.repeat([0.0, 1.0], 50), np.repeat([0, 4], 50)).iloc[0]
+    assert apart.auroc == apart.high == 1 and 0.9 < apart.low < 0.95
+
+
+def test_no_fall_is_found_where_scores_rise_or_stay_and_one_where_they_fall():
+    rng, alarms = np.random.default_rng(5), np.zeros(2)
+    for _ in range(150):
+        values, counts = drawn(rng, gain=0.0)
+        alarms[0] += (auroc_curve(values, counts).fall_p_holm <= 0.05).any()
+        fall = np.array([stats.norm.rvs(size=60, random_state=rng) for _ in COUNTS]).ravel()
+        alarms[1] += (auroc_curve(fall + 1.5 * (counts == 2), counts).fall_p_holm <= 0.05).any()
+    assert stats.binomtest(int(alarms[0]), 150, 0.05, alternative="greater").pvalue > 0.001
+    assert alarms[1] > 135
+
+
+def test_the_slope_is_that_of_least_squares_and_its_interval_covers():
+    rng, hits = np.random.default_rng(6), 0
+    counts = np.repeat([0, 1, 2, 4, 8, 16], 20)
+    x = np.log2(counts[counts > 0])
+    for _ in range(60):
+        values = 0.3 * np.log2(np.maximum(counts, 1)) + rng.normal(size=len(counts)) * (1 + counts / 8)
+        found = duplication_slope(values, counts, rng=rng, resamples=299)
+        assert found.estimate == pytest.approx(np.polyfit(x, values[counts > 0], 1)[0])
+        hits += found.low <= 0.3 <= found.high
+    assert stats.binomtest(hits, 60, 0.93, alternative="less").pvalue > 0.001
+
+
+def test_curves_of_one_count_of_few_texts_or_with_nan_are_refused():
+    rng = np.random.default_rng(7)
+    values, counts = drawn(rng)
+    with pytest.raises(AepError, match="40 units are too few"):
+        duplication_curve(values[:100], np.repeat([0, 1], [40, 60]), rng=rng)
+    for call in (
+        lambda v, c: duplication_curve(v, c, rng=rng),
+        auroc_curve,
+        lambda v, c: duplication_slope(v, c, rng=rng),
+    ):
+        with pytest.raises(ParameterError, match="at least two different ones"):
+            call(values, np.ones(len(values), int))
+        with pytest.raises(ParameterError, match="is NaN"):
+            call(np.append(values[:-1], np.nan), counts)
+    with pytest.raises(ParameterError, match="no text has count 0"):
+        auroc_curve(values, counts + 1)
+    with pytest.raises(ParameterError, match="300 values and 3 counts"):
+        auroc_curve(values, counts[:3])
