@@ -66,7 +66,8 @@ def pair(texts) -> Records:
 @pytest.mark.parametrize("k", [0.05, 0.2, 0.29, 0.5, 1.0])
 def test_every_score_equals_its_formula_over_full_distributions(texts, pair, k):
     words = [SCORER.decode(ids) for ids in texts.ids]
-    found = scores(pair, k=k, adaptor="top_k(2)")
+    found = scores(pair, k=k, adaptor="top_k(2)", strings=words)
+    assert found.zlib_ratio.equals(scores(pair, which="zlib_ratio").zlib_ratio)  # decoded
     assert list(found) == list(SCORES) and found.index.name == "text"
     p, q = oracles.language_next(SCORER), oracles.language_next(SOURCE)
     for i, ids in enumerate(texts.ids):
@@ -215,10 +216,11 @@ def test_signs_turn_every_score_so_that_greedy_text_is_larger():
 def test_all_means_what_the_record_has_columns_for(texts, pair):
     plain = aep.score(texts, SCORER)
     own = ["loss", "log_rank", "lrr", "entropy_gap", "z", "min_k", "min_k_plus_plus", "extraction"]
-    assert list(scores(Records(plain.columns))) == own
-    assert list(scores(plain)) == [*own, "zlib_ratio"]
-    assert list(scores(plain, reference=aep.score(texts, SOURCE))) == [*own, *list(SCORES)[8:11]]
-    assert list(scores(pair)) == available(pair) == list(SCORES)
+    words = ["a"] * len(texts)
+    assert list(scores(plain)) == own
+    assert list(scores(plain, strings=words)) == [*own, "zlib_ratio"]
+    assert list(scores(plain, reference=aep.score(texts, SOURCE))) == [*own, *list(SCORES)[9:11]]
+    assert list(scores(pair, strings=words)) == available(pair, strings=words) == list(SCORES)
     assert "extraction" not in available(pair, adaptor="top_k(3)")
 
 
@@ -255,6 +257,8 @@ def test_what_is_refused_is_named(pair, texts):
         scores(empty, which="loss")
     with pytest.raises(RecordError, match="reference holds other tokens"):
         scores(pair, reference=aep.score(texts.select([1, 0, 2, 3, 4, 5]), SOURCE))
+    with pytest.raises(RecordError, match="does not know its language"):
+        scores(Records(pair.columns), which="zlib_ratio")
     with pytest.raises(RecordError, match="strings has 1 entries, the record 6 texts"):
         scores(pair, strings=["a"])
 

@@ -60,12 +60,12 @@ def available(
     strings: Sequence[str | bytes] | None = None,
     adaptor: Adaptor | str | None = None,
 ) -> list[str]:
-    """The names of the scores that this record, with what is given beside it, has everything for."""
+    """The names of the scores that this record, with what is given beside it, has everything for (without decoding)."""
     have = set(records.columns)
     own = records.meta.get("adaptor", str(ancestral())) == str(ancestral())
     used = ancestral() if adaptor is None else as_adaptor(adaptor)
     there = {
-        "strings": strings is not None or records.language is not None,
+        "strings": strings is not None,
         "reference": reference is not None or ("source_surprisal" in have and own),
     }
     found = [name for name, x in SCORES.items() if have.issuperset(x.columns) and there.get(x.needs, True)]
@@ -90,7 +90,7 @@ def scores(
     records : of `aep.score`; of a pair (``source=A``) for the scores of two models
     which : names, or "all": all that the record, `reference` and `strings` have the columns for (`available`)
     reference : the same texts under a second model; the source of a pair record unless given
-    strings : the texts, for `zlib_ratio`; decoded unless given
+    strings : the texts, for `zlib_ratio`; without them it has to be asked for by name, and decodes (milliseconds a text)
     k : share of tokens of Min-K% and Min-K%++, in (0, 1]
     adaptor, suffix : of `extraction`: log q of the last `suffix` tokens (all) under an adaptor (ancestral)
 
