@@ -17,7 +17,7 @@ def _training(card: dict, unit: str) -> str:
     recipe, training = card["recipe"], card["training"]
     trainer = f"`{training['trainer']}` {card['versions']['trl']}"
     size = f"{recipe['steps']:,} steps of {recipe['batch']} {unit}, seed {recipe['seed']}"
-    cost = f"{card['seconds'] / 60:.1f} minutes on {training['device']} (threads: {training['threads']})"
+    cost = f"{card['seconds'] / 60:.0f} minutes by the clock of a busy machine, {training['device']} (threads: {training['threads']})"
     return f"| training | `{training['command']}`, by {trainer}: {size}; {cost} |"
 
 
