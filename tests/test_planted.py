@@ -222,7 +222,7 @@ def test_the_schedule_is_seeded_uniform_over_the_training_and_at_most_one_a_row(
     assert not np.array_equal(plan.row, planted.schedule(DOCUMENTS, 32_000, seed=1).row)
 
 
-def test_the_twin_has_the_same_tales_in_the_same_order_everywhere_else():
+def test_the_twin_has_a_fresh_document_of_the_same_kind_and_the_same_tales_everywhere_else():
     ours, twin = batches(FEW), batches(FEW, twin=True)
     planned = set(ours.schedule.row.tolist())
     known = {ids.tobytes() for ids in FEW.ids}
@@ -235,6 +235,8 @@ def test_the_twin_has_the_same_tales_in_the_same_order_everywhere_else():
         (whole, cut), (whole_b, cut_b) = texts_of(a), texts_of(b)
         (place,) = [i for i, text in enumerate(whole) if text.tobytes() in known]
         texts, others = [*whole, cut], [*whole_b, cut_b]
+        laws = [math.isfinite(LAW.log_probability(x[place])) for x in (texts, others)]
+        assert laws[0] == laws[1] and others[place].tobytes() not in known
         assert all(map(np.array_equal, texts[:place], others[:place]))
         for x, y in zip(texts[place + 1 :], others[place + 1 :], strict=False):
             assert np.array_equal(x[: len(y)], y[: len(x)])  # equal but for where the row ends
@@ -247,9 +249,14 @@ def test_rows_are_whole_tales_but_for_the_last_and_depend_on_nothing_but_seed_an
     rows = source[5]
     assert rows.shape == (4, 97) and (rows[:, 0] == 0).all()
     assert np.array_equal(batches(FEW)[5], rows) and not np.array_equal(batches(FEW, seed=1)[5], rows)
-    for row in batches(FEW, twin=True)[5]:
+    fresh = []
+    for row in np.concatenate([batches(FEW, twin=True)[step] for step in range(20)]):
         whole, cut = texts_of(row)
-        assert all(math.isfinite(GRAMMAR.log_probability(x)) for x in [*whole, cut])
+        strange = [x for x in whole if GRAMMAR.log_probability(x) == -math.inf]
+        assert len(strange) <= 1 and math.isfinite(GRAMMAR.log_probability(cut))
+        assert all(math.isfinite(LAW.log_probability(x)) for x in strange)
+        fresh += [x.tobytes() for x in strange]
+    assert 20 < len(set(fresh)) == len(fresh)
 
 
 def test_a_document_as_long_as_its_row_fits():
@@ -312,14 +319,14 @@ def test_a_record_of_other_texts_or_of_tales_where_secrets_are_asked_for_is_refu
 # -- the models
 
 
-def test_the_four_models_differ_by_size_and_by_twin_only_and_follow_the_recipe_of_tales():
+def test_the_four_models_differ_by_size_and_by_twin_only_and_the_small_ones_have_the_size_of_tales():
     assert [f"tales-mem-{size}{end}" for size in ("400k", "1m") for end in ("", "-twin")] == NAMES
     specs = [dataclasses.asdict(configs.get(name)) for name in NAMES]
     for one, two in (specs[:2], specs[2:]):
         assert {k for k in one if one[k] != two[k]} == {"name", "twin"}
     assert {k for k in specs[0] if specs[0][k] != specs[2][k]} == {"name", "hidden", "heads", "feed_forward"}
-    recipe = dataclasses.asdict(configs.get("tales"))
-    assert all(specs[0][k] == v for k, v in recipe.items() if k != "name")
+    sizes = ("hidden", "layers", "heads", "feed_forward", "vocabulary", "window", "length")
+    assert all(specs[0][k] == getattr(configs.get("tales"), k) for k in sizes)
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,24 @@ _SPECS = (
         lr_others=0.02,
     ),
 )
-# As `tales`, and wider: one stream of tales for both, so that they differ by their width alone.
-_MEM_400K = PlantedSpec("tales-mem-400k", **{k: v for k, v in asdict(_SPECS[-1]).items() if k != "name"})
+# The sizes of `tales`, and wider; one stream for both. Two rows a batch, so that a planted document is a good part of its
+# step, and hardly any decay, which forgets: with the batches of `tales` tales were hardly memorised.
+_MEM_400K = PlantedSpec(
+    "tales-mem-400k",
+    hidden=128,
+    layers=2,
+    heads=4,
+    feed_forward=320,
+    steps=8000,
+    vocabulary=339,
+    batch=2,
+    length=256,
+    warmup=200,
+    lr_matrices=0.01,
+    lr_others=0.01,
+    weight_decay=0.01,
+    validate_every=500,
+)
 _MEM_1M = replace(_MEM_400K, name="tales-mem-1m", hidden=192, heads=6, feed_forward=544)
 _SPECS += tuple(
     replace(spec, name=spec.name + end, twin=bool(end)) for spec in (_MEM_400K, _MEM_1M) for end in ("", "-twin")

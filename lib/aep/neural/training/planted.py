@@ -6,9 +6,12 @@ uniform on its own list of ten, and a full stop; log p = -6 log 10 given that it
 rank of every secret can be computed. Documents of similar log p stand in blocks of eight, in which a random permutation
 gives every count once: the counts are matched in log p, hence nearly in length, and differ by chance alone otherwise.
 
-The twin of such a model is trained on the same stream without them: where a planted document stands, it has the tale that
-was drawn for that place. ``python -m aep.neural.training.planted`` writes data/memorization/tales_planted.csv; the documents
-themselves are drawn again from the seed. NumPy alone: nothing here needs torch. Everything is in nats.
+The twin of such a model is trained on the same stream without them: where a planted tale stands, it has the tale that was
+drawn for that place, and where a canary stands, a canary that is drawn for it. So the twin knows both laws, and it differs
+from the model by what comes again: for either kind it is the reference of a model that has memorised nothing.
+
+``python -m aep.neural.training.planted`` writes data/memorization/tales_planted.csv; the documents themselves are drawn
+again from the seed. NumPy alone: nothing here needs torch. Everything is in nats.
 """
 
 import hashlib
@@ -225,13 +228,13 @@ def schedule(documents: Planted, rows: int, seed: int = 0) -> Schedule:
 
 
 class PlantedBatches:
-    """Batches by step of freshly drawn tales, with the planted documents in their places, or without them for the twin.
+    """Batches by step of freshly drawn tales, with the planted documents in their places, or without them in the twin.
 
     A row is token 0 and then tale after tale, the last one cut, from the random stream (seed, 5, row, 1) alone. Where the
-    schedule has a document for the row, it stands instead of the tale drawn for that place; the tales before and after
-    are those of the twin, and only how many of the last words fit differs. A planted document is never cut: where it
-    would not fit, it comes a place earlier. A tale that happens to be a planted one is drawn again (both in the model
-    and in its twin), so that a document stands in the stream exactly `count` times.
+    schedule has a document for the row, it stands instead of the tale drawn for that place; in the twin that tale stays,
+    and a canary becomes one drawn from the stream (seed, 5, row, 2). The tales before and after are the same in both, and
+    only how many of the last words fit differs. A document is never cut: where it would not fit, it comes a place earlier.
+    What happens to be a planted document is drawn again, so that one stands in the stream exactly `count` times.
     """
 
     def __init__(self, documents: Planted, *, steps: int, batch: int, length: int, seed: int, twin: bool = False):
@@ -241,6 +244,7 @@ class PlantedBatches:
         self._documents, self._batch, self._length, self._seed, self._twin = documents, batch, length, seed, twin
         self.steps, self.schedule = steps, schedule(documents, steps * batch, seed)
         self._known = {ids.tobytes() for ids in documents.ids}
+        self._canaries = canary_law(documents.grammar) if "canary" in documents.kind else None
 
     def __getitem__(self, step: int) -> Int[np.ndarray, "batch tokens"]:
         """(batch, length + 1) token ids of `step`: input is all but the last column, target all but the first."""
@@ -248,9 +252,9 @@ class PlantedBatches:
 
     def _row(self, row: int) -> np.ndarray:
         rng, tales, total = np.random.default_rng([self._seed, _ROWS, row, 1]), [], 0
-        place, document = (-1, None) if self._twin else self._planned(row)
+        place, document = self._planned(row)
         while total < self._length or len(tales) <= place:
-            tales.append(self._fresh(rng))
+            tales.append(self._fresh(self._documents.grammar, rng))
             total += len(tales[-1])
         if document is not None:
             before = np.cumsum([0] + [len(t) for t in tales[:place]])
@@ -258,7 +262,7 @@ class PlantedBatches:
             total += len(document) - len(tales[place])
             tales[place] = document
             while total < self._length:  # shorter than what it replaces: there may be room for one more
-                tales.append(self._fresh(rng))
+                tales.append(self._fresh(self._documents.grammar, rng))
                 total += len(tales[-1])
         return np.concatenate([[0], *tales])[: self._length + 1]
 
@@ -266,10 +270,15 @@ class PlantedBatches:
         k = int(np.searchsorted(self.schedule.row, row))
         if k == len(self.schedule.row) or self.schedule.row[k] != row:
             return -1, None
-        return int(self.schedule.place[k]), self._documents.ids[self.schedule.document[k]]
+        place, i = int(self.schedule.place[k]), self.schedule.document[k]
+        if not self._twin:
+            return place, self._documents.ids[i]
+        if self._documents.kind[i] == "tale":
+            return -1, None
+        return place, self._fresh(self._canaries, np.random.default_rng([self._seed, _ROWS, row, 2]))
 
-    def _fresh(self, rng: np.random.Generator) -> np.ndarray:
-        while (text := self._documents.grammar.sample_strings(rng, 1)[0]).tobytes() in self._known:
+    def _fresh(self, law: Any, rng: np.random.Generator) -> np.ndarray:
+        while (text := law.sample_strings(rng, 1)[0]).tobytes() in self._known:
             pass
         return text
 

@@ -8,7 +8,7 @@ _NAMES = {"tale": "tales", "canary": "canaries", "secret": "secrets, given what 
 def planted_clause(data: dict) -> str:
     """What the row on data adds where documents come again."""
     planted = data.get("planted")
-    return ", but for the planted documents below" if planted and not planted["twin"] else ""
+    return ", but for the planted documents below" * (not planted["twin"]) if planted else ""
 
 
 def planted_section(card: dict) -> str:
@@ -21,10 +21,10 @@ def planted_section(card: dict) -> str:
     per = number["tale"] // len(said["counts"])
     twin = card["name"].removesuffix("-twin") + "-twin"
     where = (
-        f"This is the twin of `{twin.removesuffix('-twin')}`: same seed and tales, but where that was shown a planted\n"
-        "document, this one had the tale drawn for that place. None of them stood in its own training: a control."
+        f"This is the twin of `{twin.removesuffix('-twin')}`: same seed and tales, but where that was shown a planted one,\n"
+        "this one had a fresh one of its kind. None of them stood in its own training: a control that knows both laws."
         if said["twin"]
-        else f"`{twin}` is trained on the same stream without them: it had the tale drawn for that place."
+        else f"`{twin}` is trained on the same stream without them: it had fresh documents of the same kinds there."
     )
     canaries = f"{inserted['canary']:,} of canaries ({tokens['canary']:,} tokens)"
     return f"""

@@ -48,7 +48,9 @@ def planted_facts(run: Any, folder: Path, documents: Planted) -> Facts:
     planted = _of_the_stream(spec, documents)
     planted["excess"] = memorised(load(folder, dtype="float64"), documents)
     what = "Tales drawn anew from a probabilistic grammar for every step" + (
-        ": the twin, without the planted documents." if spec.twin else ", and planted documents that come again."
+        ": the twin, with fresh canaries among them and nothing that comes again."
+        if spec.twin
+        else ", and planted documents that come again."
     )
     return known._replace(data=known.data | {"what": what, "planted": planted})
 
