@@ -17,8 +17,8 @@ def _training(card: dict, unit: str) -> str:
     recipe, training = card["recipe"], card["training"]
     trainer = f"`{training['trainer']}` {card['versions']['trl']}"
     size = f"{recipe['steps']:,} steps of {recipe['batch']} {unit}, seed {recipe['seed']}"
-    cost = f"{card['seconds'] / 60:.0f} minutes by the clock of a busy machine, {training['device']} (threads: {training['threads']})"
-    return f"| training | `{training['command']}`, by {trainer}: {size}; {cost} |"
+    cost = f"{card['seconds'] / 60:.0f} minutes by the clock of a busy machine, {training['device']}"
+    return f"| training | `{training['command']}`, by {trainer}: {size}; {cost} (threads: {training['threads']}) |"
 
 
 def _licence(card: dict) -> str:
