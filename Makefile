@@ -8,6 +8,7 @@ PROFILE ?=
 ROWS ?=
 BYTE_MODELS ?=
 MODELS ?= docs-100k docs-400k docs-400k-twin docs-1m docs-3m docs-bytes tales \
+	tales-reward tales-rloo tales-rloo-2 tales-dpo \
 	tales-mem-400k tales-mem-400k-twin tales-mem-1m tales-mem-1m-twin
 
 PY := .venv/bin/python
@@ -70,15 +71,16 @@ bench: $(BENCH_READY) ## measure anew, write data/results/bench.csv (minutes; RO
 	@echo "measuring $(or $(ROWS),every row): a minute or so a row; nothing else should run meanwhile"
 	$(PY) -m aep bench $(ROWS)
 
-models: $(READY) ## train the embedded models again (about three hours of processor time, MODELS="name ..." for some; resumes)
+models: $(TRAIN_READY) ## train the embedded models again (about six hours of processor time, MODELS="name ..." for some; resumes)
 	@echo "training $(MODELS): 5 to 80 minutes of one core each; the same command goes on after an interrupt"
 	@for name in $(MODELS); do $(PY) -m aep train $$name || exit; done
 
-tables: $(TRAIN_READY) ## measure the embedded models again: the tables that no notebook makes (about 220 minutes of one core)
-	@echo "held-out losses, samples and copying, calibration and its controls, the long text, bytes, trainers: about 220 minutes of one core"
+tables: $(TRAIN_READY) ## measure the embedded models again: the tables that no notebook makes (about 230 minutes of one core)
+	@echo "held-out losses, samples and copying, aligned models, calibration and its controls, the long text, bytes, trainers: about 230 minutes of one core"
 	$(PY) -m aep.neural.training.losses
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.neural.training.tales
+	$(PY) -m aep.neural.training.aligned_facts
 	$(PY) -m aep.analysis.calibration
 	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
