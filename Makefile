@@ -81,6 +81,7 @@ tables: $(TRAIN_READY) ## measure the embedded models again: the tables that no 
 	$(PY) -m aep.neural.training.samples
 	$(PY) -m aep.neural.training.tales
 	$(PY) -m aep.neural.training.aligned_facts
+	$(PY) -m aep.neural.training.planted
 	$(PY) -m aep.analysis.calibration
 	$(PY) -m aep.analysis.controls
 	$(PY) -m aep.analysis.long_text
