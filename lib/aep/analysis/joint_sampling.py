@@ -7,7 +7,8 @@ kept: no second pass. Another language reads all texts at once, without the colu
 Nats.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -62,15 +63,30 @@ def draw_jobs(
     """
     batch = batch or int(np.clip(_HIDDEN // max(getattr(language, "width", 1), 1), 16, 512))
     order = sorted(range(len(jobs)), key=lambda i: (len(prompts[jobs[i].prompt]), i))
-    stepping = getattr(language, "stepping", nullcontext)(1)  # one thread for a small network, whatever the batch
-    with stepping, progress(total=len(jobs), desc=f"texts of {language.name}", unit="text") as bar:
-        for start in range(0, len(order), batch):
-            now = sorted(
-                order[start : start + batch], key=lambda i: str(_cut(jobs[i].adaptor))
-            )  # a slice per truncation
-            found = _side_by_side(language, prompts, [jobs[i] for i in now], tokens)
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+
+    def work(which: list[int]) -> tuple[list[int], list[Drawn]]:
+        now = sorted(which, key=lambda i: str(_cut(jobs[i].adaptor)))  # a slice per truncation
+        return now, _side_by_side(language, prompts, [jobs[i] for i in now], tokens)
+
+    with progress(total=len(jobs), desc=f"texts of {language.name}", unit="text") as bar:
+        for now, found in _concurrently(language, work, batches):
             bar.update(len(now))
             yield from zip(now, found, strict=True)
+
+
+def _concurrently(language: Any, work: Callable, batches: Sequence) -> Iterator:
+    """work(batch) of every batch, in their order, as many at once as suit the language, each on one thread."""
+    at_once = min(getattr(language, "concurrent_batches", 1), len(batches))
+    with getattr(language, "stepping", nullcontext)(1):
+        if at_once < 2:
+            yield from map(work, batches)
+            return
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            yield from pool.map(work, batches)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _side_by_side(language: Any, prompts: Sequence[np.ndarray], jobs: list[Job], tokens: int) -> list[Drawn]:
@@ -123,24 +139,33 @@ def log_probabilities(
     """
     order = np.argsort([len(c) + len(y) for c, y in zip(contexts, texts, strict=True)], kind="stable")
     found: list[Any] = [None] * len(texts)
-    room = batch_tokens(language)
+    room, batches = batch_tokens(language), []
+    while order.size:
+        lengths = np.array([len(contexts[i]) + len(texts[i]) for i in order])
+        size = max(1, int(np.sum(np.arange(1, len(order) + 1) * lengths <= room)))
+        batches.append(order[:size])
+        order = order[size:]
+
+    def work(now: np.ndarray) -> list[np.ndarray]:
+        return _read(language, [contexts[i] for i in now], [texts[i] for i in now])
+
     with progress(total=len(texts), desc=f"reading by {language.name}", unit="text") as bar:
-        while order.size:
-            lengths = np.array([len(contexts[i]) + len(texts[i]) for i in order])
-            size = max(1, int(np.sum(np.arange(1, len(order) + 1) * lengths <= room)))
-            now, order = order[:size], order[size:]
-            group = [texts[i] for i in now]
-            text, position = row_order(group)
-            token = np.array([group[i][t] for i, t in zip(text, position, strict=True)])
-            values, done = np.empty(len(token)), 0
-            for logits in language.rows([contexts[i] for i in now], group, chunk=chunk_rows(language.vocab_size)):
-                rows = slice(done, done + logits.shape[0])
-                log_p = log_normalise(as_float64(logits))
-                values[rows], done = as_numpy(gather(log_p, like(token[rows], log_p))), rows.stop
-            for k, i in enumerate(now):
-                found[i] = _checked(values[text == k], int(i), language)
+        for now, values in zip(batches, _concurrently(language, work, batches), strict=True):
+            for i, log_p in zip(now, values, strict=True):
+                found[i] = _checked(log_p, int(i), language)
             bar.update(len(now))
     return found
+
+
+def _read(language: Any, contexts: list[np.ndarray], texts: list[np.ndarray]) -> list[np.ndarray]:
+    text, position = row_order(texts)
+    token = np.array([texts[i][t] for i, t in zip(text, position, strict=True)])
+    values, done = np.empty(len(token)), 0
+    for logits in language.rows(contexts, texts, chunk=chunk_rows(language.vocab_size)):
+        rows = slice(done, done + logits.shape[0])
+        log_p = log_normalise(as_float64(logits))
+        values[rows], done = as_numpy(gather(log_p, like(token[rows], log_p))), rows.stop
+    return [values[text == k] for k in range(len(texts))]
 
 
 def _checked(log_p: np.ndarray, text: int, language: Language) -> np.ndarray:

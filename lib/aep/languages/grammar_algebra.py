@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence, Set
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -91,27 +92,58 @@ def closure(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 def least_fixed_point(grammar: RuleSet, weights: Sequence[float] | np.ndarray, token: float) -> Float[np.ndarray, " n"]:
     """The least non-negative solution of x_X = Σ_rules of X w(rule) Π x(right), with x = `token` for every token.
 
-    By Newton's method from zero, which rises monotonically to it (Etessami and Yannakakis 2009), until no entry changes by
-    more than rounding, however small it is. Infinite where there is none. With w = p and token 0 it is the probability of
-    the empty string; with w = p^θ and token 1, Σ p^θ over derivations.
+    By Newton's method from zero, which rises monotonically to it, one strong component of the symbols after another
+    (Etessami and Yannakakis 2009), until no entry changes by more than rounding, however small it is. Infinite where there
+    is none. With w = p and token 0 it is the probability of the empty string; with w = p^θ and token 1, Σ p^θ over
+    derivations.
     """
     v, n = len(grammar.tokens), len(grammar.nonterminals)
-    x = np.zeros(n)
-    for _ in range(200):
-        value, jacobian = np.zeros(n), np.zeros((n, n))
-        for rule, weight in zip(grammar.rules, weights, strict=True):
-            factors = [token if s < v else x[s - v] for s in rule.right]
-            value[rule.left - v] += weight * math.prod(factors)
-            for k, symbol in enumerate(rule.right):
-                if symbol >= v:
-                    jacobian[rule.left - v, symbol - v] += weight * math.prod(factors[:k] + factors[k + 1 :])
-        if not np.isfinite(jacobian).all() or spectral_radius(jacobian)[0] >= 1:
+    x = np.r_[np.full(v, token), np.zeros(n)]
+    alternatives: list[list[tuple[tuple[int, ...], float]]] = [[] for _ in range(n)]
+    for rule, weight in zip(grammar.rules, weights, strict=True):
+        alternatives[rule.left - v].append((rule.right, float(weight)))
+    for members in _children_first(grammar):
+        inside = {v + i: k for k, i in enumerate(members)}
+        if not _newton(x, inside, [alternatives[i] for i in members]):
             return np.full(n, np.inf)
-        change = np.linalg.solve(np.eye(n) - jacobian, value - x)
-        x = np.maximum(x + change, 0.0)
-        if np.abs(change).max() <= 1e-15 * max(1.0, float(x.max())) and (np.abs(change) <= 1e-12 * x).all():
-            return x
-    return x
+    return x[v:]
+
+
+def _children_first(grammar: RuleSet) -> list[list[int]]:
+    """The strong components of the nonterminals, each after all that derive from it."""
+    v, n = len(grammar.tokens), len(grammar.nonterminals)
+    links = {(rule.left - v, symbol - v) for rule in grammar.rules for symbol in rule.right if symbol >= v}
+    row, column = np.array(sorted(links), int).reshape(-1, 2).T
+    _, label = connected_components(csr_array((np.ones(len(row)), (row, column)), (n, n)), connection="strong")
+    members: dict[int, list[int]] = {}
+    below: dict[int, set[int]] = {}
+    for i, component in enumerate(label.tolist()):
+        members.setdefault(component, []).append(i)
+        below.setdefault(component, set())
+    for i, j in zip(label[row].tolist(), label[column].tolist(), strict=True):
+        below[i] |= {j} - {i}
+    return [members[component] for component in TopologicalSorter(below).static_order()]
+
+
+def _newton(x: np.ndarray, inside: Mapping[int, int], alternatives: Sequence[Sequence]) -> bool:
+    """Solve for the symbols `inside` (symbol: row) in place; False where their sum is infinite."""
+    symbols, size = list(inside), len(inside)
+    for _ in range(200):
+        value, jacobian = np.zeros(size), np.zeros((size, size))
+        for row, of_symbol in enumerate(alternatives):
+            for right, weight in of_symbol:
+                factors = [float(x[s]) for s in right]
+                value[row] += weight * math.prod(factors)
+                for k, symbol in enumerate(right):
+                    if symbol in inside:
+                        jacobian[row, inside[symbol]] += weight * math.prod(factors[:k] + factors[k + 1 :])
+        if not np.isfinite(value).all() or not np.isfinite(jacobian).all() or spectral_radius(jacobian)[0] >= 1:
+            return False
+        change = np.linalg.solve(np.eye(size) - jacobian, value - x[symbols])
+        x[symbols] = now = np.maximum(x[symbols] + change, 0.0)
+        if np.abs(change).max() <= 1e-15 * max(1.0, float(now.max())) and (np.abs(change) <= 1e-12 * now).all():
+            break
+    return True
 
 
 def without_empty_rules(grammar: RuleSet) -> tuple[list[Rule], float]:

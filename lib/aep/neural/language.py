@@ -116,6 +116,12 @@ class NeuralLanguage:
         """What compiles the reduction for work of `entries` logits, None for eager (see `compiled.fused`)."""
         return fused(self.device, entries, wanted)
 
+    @property
+    def concurrent_batches(self) -> int:
+        """Batches to work on at once, each on one thread: the threads that are set, if one is enough for a batch; else 1."""
+        small = self.device.type == "cpu" and self.model.num_parameters() < _SMALL
+        return torch.get_num_threads() if small else 1
+
     @contextmanager
     def stepping(self, texts: int) -> Iterator[None]:
         """The setting for many steps of `texts` texts side by side: one thread where a step is so small that it costs less

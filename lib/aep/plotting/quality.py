@@ -70,28 +70,22 @@ def plot_corpora(ax, clouds: pd.DataFrame, means: pd.DataFrame, x: str, y: str) 
 
 
 def plot_correlations(ax, table: pd.DataFrame, *, groups: str, published: str | None = None) -> None:
-    """Correlations with intervals, one row per entry of the table, coloured by the column `groups`; crosses: `published`."""
-    colours = dict(zip(dict.fromkeys(table[groups]), (BLUE, ORANGE, GREEN, PINK, SKY, AMBER), strict=False))
-    rows = np.arange(len(table))
-    for name, colour in colours.items():
-        mine = (table[groups] == name).to_numpy()
-        spread = [table["correlation"] - table["low"], table["high"] - table["correlation"]]
+    """Correlations with intervals, one row per `label`, a colour per entry of column `groups`; crosses: `published`."""
+    labels, names = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table[groups]))
+    for k, (name, colour) in enumerate(zip(names, (BLUE, ORANGE, GREEN, PINK, SKY, AMBER), strict=False)):
+        mine = table[table[groups] == name].set_index("label").reindex(labels)
+        at = np.arange(len(labels)) + 0.25 * (k - (len(names) - 1) / 2)
+        spread = [mine["correlation"] - mine["low"], mine["high"] - mine["correlation"]]
         ax.errorbar(
-            table["correlation"][mine],
-            rows[mine],
-            xerr=[s[mine] for s in spread],
-            fmt="o",
-            color=colour,
-            elinewidth=0.8,
-            capsize=1.5,
-            label=name,
+            mine["correlation"], at, xerr=spread, fmt="o", color=colour, elinewidth=0.8, capsize=1.5, label=name
         )
     if published:
-        ax.plot(table[published], rows, "x", color=BLACK, markersize=4, label="published")
+        said = table.drop_duplicates("label").set_index("label")[published].reindex(labels)
+        ax.plot(said, np.arange(len(labels)), "x", color=BLACK, markersize=5, label="published")
     ax.axvline(0, color=GREY, linewidth=0.6)
     ax.set_xlim(-1.03, 1.03)
-    ax.set_yticks(rows, table["label"])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.set_xlabel("correlation (1)")
 
 
