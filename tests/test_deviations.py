@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aep.analysis.deviations import left_on, left_on_table, local_and_global, pool_weights
+from aep.analysis.deviations import corpus_correlations, left_on, left_on_table, local_and_global, pool_weights
 from aep.analysis.metropolis import Proposals
 from aep.analysis.normalisers import normaliser
 from aep.analysis.schemes import Trio, measure, schemes
@@ -105,3 +105,36 @@ def test_top_k_left_on_changes_the_schemes_that_set_none_and_is_found_in_paired_
     assert (same["log_p_low"] < 0).all() and (same["log_p_high"] > 0).all()
     with pytest.raises(ParameterError, match="not of the same prompts"):
         left_on_table(right[right["prompt"] > 0], wrong, ["log_p"])
+
+
+def _two_means(found, law):
+    return np.corrcoef(found[f"log_p_{law}"], found[f"reward_length_{law}"])[0, 1]
+
+
+@pytest.fixture(scope="module")
+def three_schemes():
+    trio = Trio(LANGUAGE, LANGUAGE, (LENGTH,), 1.0)
+    prompts = [np.array([0] * k + [1]) for k in range(1, 7)] + [np.array([1] * k + [0]) for k in range(1, 7)]
+    asked = schemes("ancestral(), temperature(0.5)|top_k(30), temperature(1.5)|top_k(30)")
+    return measure(trio, prompts, asked, texts=70, tokens=60, seed=3)
+
+
+def test_correlations_over_schemes_are_those_of_the_means(three_schemes):
+    rng = np.random.default_rng(1)
+    means = local_and_global(three_schemes, ["log_p", "reward_length"], rng=rng, chains=2, steps=4)
+    found = corpus_correlations(three_schemes, "log_p", "reward_length", rng=rng, resamples=99)
+    assert (found["unit"] == "prompts").all()
+    for law in ("local", "global", "pooled"):
+        assert found.loc[law, "correlation"] == pytest.approx(_two_means(means, law), abs=1e-12)
+        assert found.loc[law, "low"] <= found.loc[law, "correlation"] <= found.loc[law, "high"]
+
+
+def test_of_few_prompts_the_texts_are_drawn(three_schemes):
+    few = three_schemes[three_schemes["prompt"] < 2]
+    found = corpus_correlations(few, "log_p", "reward_length", rng=np.random.default_rng(2), resamples=99)
+    assert (found["unit"] == "texts of these prompts").all() and (found["low"] < found["high"]).all()
+
+
+def test_correlations_over_schemes_need_texts(three_schemes):
+    with pytest.raises(ParameterError, match="64"):
+        corpus_correlations(three_schemes[three_schemes["text"] < 10], "log_p", "tokens", rng=np.random.default_rng(2))

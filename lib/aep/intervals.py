@@ -10,7 +10,17 @@ from scipy import stats
 
 from .errors import AepError
 
-__all__ = ["Interval", "bootstrap", "fisher", "fitted_line", "mean", "ratio", "share", "weighted_correlation"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "fisher",
+    "fitted_line",
+    "mean",
+    "ratio",
+    "share",
+    "spelled",
+    "weighted_correlation",
+]
 
 
 LARGEST_JACKKNIFE = 2000
@@ -108,6 +118,18 @@ def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:
     """
     found = stats.binomtest(int(np.sum(hits)), len(hits)).proportion_ci(level)
     return Interval(float(np.mean(hits)), float(found.low), float(found.high))
+
+
+def spelled(
+    table: pd.DataFrame, name: str = "estimate", low: str | None = None, high: str | None = None, digits: int = 2
+) -> list[str]:
+    """The estimates of column `name` with their intervals (columns `low`, `high`; `<name>_low`, `<name>_high`), to be read.
+
+    >>> spelled(pd.DataFrame({"estimate": [.5], "estimate_low": [.4], "estimate_high": [.61]}))
+    ['0.50 (0.40 to 0.61)']
+    """
+    columns = table[[name, low or f"{name}_low", high or f"{name}_high"]].to_numpy(np.float64)
+    return [f"{x:.{digits}f} ({a:.{digits}f} to {b:.{digits}f})" for x, a, b in columns]
 
 
 def weighted_correlation(

@@ -21,7 +21,7 @@ from .chains import cramers_v, pareto_k
 from .metropolis import Chains, Proposals, pool_chains, pool_target
 from .schemes import pool
 
-__all__ = ["left_on", "left_on_table", "local_and_global", "pool_weights"]
+__all__ = ["corpus_correlations", "left_on", "left_on_table", "local_and_global", "pool_weights"]
 
 
 def pool_weights(proposals: Proposals) -> Float[np.ndarray, " texts"]:
@@ -73,6 +73,57 @@ def local_and_global(
                 f"{name}_pooled": together @ value,
             }
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="scheme"))
+
+
+def corpus_correlations(
+    table: pd.DataFrame, x: str, y: str, *, rng: np.random.Generator, resamples: int = 499, least: int = 64
+) -> pd.DataFrame:
+    """Pearson correlation over schemes of their means of x and y, with a 95% interval: rows `local`, `global`, `pooled`.
+
+    The means are those of `local_and_global`: of the texts that ended; of the limit of one chain per prompt; of the limit
+    of one chain over the texts of all prompts. The bootstrap draws prompts, the same for all schemes; of fewer than ten
+    prompts it draws texts of each instead, and the interval is for these prompts alone (column `unit`). Raises as
+    `local_and_global`.
+    """
+    pools = [mine.sort_values("prompt", kind="stable") for _, mine in table.groupby("scheme", sort=False)]
+    texts = [
+        (pool(mine, least=least), mine["finished"].to_numpy(), mine[[x, y]].to_numpy(np.float64)) for mine in pools
+    ]
+    prompts = np.unique(table["prompt"])
+    by_prompt = len(prompts) >= 10
+
+    def correlations(share: np.ndarray | None) -> list[float]:
+        means = []
+        for proposals, finished, values in texts:
+            code = np.searchsorted(prompts, proposals.prompt)
+            times = np.ones(len(code)) if share is None else share[code]
+            if share is not None and not by_prompt:
+                times = np.concatenate([rng.multinomial(n, np.full(n, 1 / n)) for n in np.bincount(code)]).astype(float)
+            means.append(_means_of_laws(proposals.log_weight, times, code, finished, values))
+        return [float(np.corrcoef(of_law.T)[0, 1]) for of_law in np.swapaxes(means, 0, 1)]
+
+    even = np.full(len(prompts), 1 / len(prompts))
+    drawn = np.array([correlations(rng.multinomial(len(prompts), even).astype(float)) for _ in range(resamples)])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    found = pd.DataFrame({"correlation": correlations(None), "low": low, "high": high}, ["local", "global", "pooled"])
+    return found.assign(unit="prompts" if by_prompt else "texts of these prompts")
+
+
+def _means_of_laws(
+    log_weight: np.ndarray, times: np.ndarray, code: np.ndarray, finished: np.ndarray, values: np.ndarray
+) -> Float[np.ndarray, "3 2"]:
+    """Means under the local, the global and the pooled law of texts of which each counts `times` times."""
+    n = code.max() + 1
+    highest = np.full(n, -np.inf)
+    np.maximum.at(highest, code, log_weight)
+    within = times * np.exp(log_weight - highest[code])
+    sums = np.array([np.bincount(code, within * v, n) for v in values.T])
+    total, of_prompt = np.bincount(code, within, n), np.bincount(code, times, n)
+    there = total > 0
+    share = (of_prompt * there)[there] / of_prompt[there].sum()
+    local = (times * finished) @ values / (times @ finished)
+    together = times * np.exp(log_weight - log_weight[times > 0].max())
+    return np.array([local, (sums[:, there] / total[there]) @ share, together @ values / together.sum()])
 
 
 def _mixing(proposals: Proposals, run: Chains) -> dict[str, float]:
