@@ -95,8 +95,9 @@ notebooks: $(READY) ## execute and rewrite the committed notebooks and their def
 lab: $(READY) ## open JupyterLab
 	$(PY) -m jupyterlab
 
-html: $(READY) ## the committed notebooks as pages in runs/html
-	$(PY) -m nbconvert --to html --output-dir runs/html notebooks/[0-9A]*.ipynb
+html: $(READY) ## the committed notebooks as a site in runs/html, with an index
+	@echo "making a page of every committed notebook: half a minute"
+	@$(PY) -m aep.site runs/html
 
 lint: $(READY) ## ruff
 	$(PY) -m ruff check

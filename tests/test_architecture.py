@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "aep"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FLOORS = [
-    {"errors", "_agree", "_array", "_progress", "_display", "_parquet"},
+    {"errors", "_agree", "_array", "_progress", "_display", "_parquet", "_text_files"},
     {"information", "intervals", "optimum"},
     {"adaptors"},
     {"languages"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"plotting"},
     {"interactive"},
     {"runner"},
-    {"__main__", "_commands", "bench"},
+    {"__main__", "_commands", "bench", "site"},
 ]
 HEAVY = {
     "torch": {"neural", "bench"},
