@@ -144,6 +144,16 @@ def test_a_failed_notebook_is_kept_and_the_others_go_on(house, capsys):
     assert "TQDM_DISABLE" not in os.environ or os.environ["TQDM_DISABLE"] == "1"
 
 
+def test_a_notebook_that_refuses_a_value_is_a_mistake_of_the_user(house, capsys):
+    refuse = "from aep.errors import PromptError\nraise PromptError(\"'Alice' is not a word of tales\")"
+    notebook(house, "03_broken", refuse, PARAMETERS)
+    assert runner.run(["03"], {}, root=house) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "03_broken failed, cell 4: PromptError: 'Alice' is not a word of tales" in err
+    notebook(house, "01_toy", "raise OSError('disk')", PARAMETERS)
+    assert runner.run(["01", "03"], {}, root=house) == 1, "one of them failed otherwise"
+
+
 def test_a_default_run_writes_to_the_repository_and_its_provenance_below_runs(house):
     assert runner.run(["01"], {}, root=house) == 0
     assert (house / "data" / "results" / "01_x.csv").is_file() and (house / "figures").is_dir()

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import aep
 
 from ._display import visible
+from ._text_files import read_utf8
 from .adaptors import parse
-from .errors import DeviceError, DistributionError, ParameterError, PromptError, nearest
+from .errors import DeviceError, DistributionError, ParameterError, PromptError
 
 __all__ = ["BOS", "sample", "score"]
 
@@ -36,7 +37,7 @@ def score(options: Any) -> int:
     """``aep score``: every column of `aep.Records` of a text file, as Parquet."""
     output = _writable(options.output, options.file)
     _check_per_byte(options)
-    raw = _read(options.file)
+    raw = read_utf8(options.file)
     text = raw.decode("utf-8")
     if options.overlap is not None and options.context != "strided":
         raise ParameterError(f"--overlap {options.overlap} belongs to windows: say --context strided too")
@@ -144,35 +145,6 @@ def _writable(path: Path, read: Path | None = None) -> Path:
     except OSError as error:
         raise ParameterError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
     return path
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of a UTF-8 text file as they are: line ends are not translated, a byte order mark is a character."""
-    if path.is_dir():
-        raise ParameterError(f"{path} is a folder; give a text file")
-    if not path.exists():
-        raise ParameterError(_missing(path))
-    raw = path.read_bytes()
-    if not raw:
-        raise ParameterError(f"{path} is empty: there is nothing to score")
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{raw[error.start]:02x} at position {error.start} ({error.reason})"
-        hint = "it begins like UTF-16: " if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise ParameterError(f"{path} is not UTF-8 text: {found}; {hint}convert it to UTF-8") from None
-    if (nul := raw.find(b"\0")) >= 0:
-        raise ParameterError(f"{path} holds a NUL byte at position {nul}: it is not a text file")
-    return raw
-
-
-def _missing(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"no such file {str(path)!r}: its folder {str(folder)!r} does not exist"
-    close = nearest(path.name, sorted(file.name for file in folder.iterdir() if file.is_file()))
-    hint = f": did you mean {' or '.join(repr(str(folder / name)) for name in close)}?" if close else ""
-    return f"no such file {str(path)!r}{hint}"
 
 
 def _fits(language: Any, tokens: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SHOWN", "heading", "pieces", "text_maps", "token_map", "visible"]
+__all__ = ["SHOWN", "deviation", "heading", "pieces", "text_maps", "token_map", "visible"]
 
 SHOWN = 400
 """Tokens of a map at most; a longer text is cut, and the map says so."""
@@ -62,6 +62,16 @@ def pieces(decode: Callable[[Any], str], ids: Sequence[int] | np.ndarray, shown:
     return found
 
 
+def deviation(surprisal: np.ndarray, entropy: np.ndarray, varentropy: np.ndarray) -> np.ndarray:
+    """(a_t - H_t)/sqrt(V_t) of every token; without variance 0 or, for what was not expected, inf.
+
+    >>> deviation(np.array([2.0, 5.0]), np.array([1.0, 0.0]), np.array([4.0, 0.0])).tolist()
+    [0.5, inf]
+    """
+    sure = np.where(surprisal - entropy > 1e-6, np.inf, 0.0)
+    return np.divide(surprisal - entropy, np.sqrt(np.maximum(varentropy, 0)), out=sure, where=varentropy > 0)
+
+
 def token_map(
     decode: Callable[[Any], str],
     ids: np.ndarray,
@@ -69,11 +79,14 @@ def token_map(
     entropy: np.ndarray,
     varentropy: np.ndarray,
     rank: np.ndarray,
+    *,
+    found: np.ndarray | None = None,
 ) -> str:
-    """Tokens on a ground by their deviation (a_t - H_t)/sqrt(V_t), cut at ±3: blue below expectation, red above."""
+    """Tokens on a ground by their deviation (a_t - H_t)/sqrt(V_t), cut at ±3: blue below expectation, red above.
+
+    A line stands below those that are `found` (one entry per token).
+    """
     a, h, v = surprisal[:SHOWN], entropy[:SHOWN], varentropy[:SHOWN]
-    sure = np.where(a - h > 1e-6, np.inf, 0.0)  # a law without variance: what it did not expect is infinitely far off
-    deviation = np.divide(a - h, np.sqrt(v), out=sure, where=v > 0)
     titles = [
         f"surprisal {x:.2f}, entropy {y:.2f} nats, rank {r}, token {t}"
         for x, y, r, t in zip(a, h, rank[:SHOWN], ids[:SHOWN], strict=True)
@@ -81,7 +94,10 @@ def token_map(
     shown = pieces(decode, ids)
     swatches = "".join(_swatch(f"{d:+d}" if d else "0", d / 3) for d in (-3, -2, -1, 0, 1, 2, 3))
     meaning = "(surprisal − entropy) / √varentropy: blue is less surprising than the model expects, red more"
-    return _legend(swatches, meaning, shown) + _body(shown, deviation / 3, titles, len(ids))
+    meaning += "; underlined: found" if found is not None else ""
+    return _legend(swatches, meaning, shown) + _body(
+        shown, deviation(a, h, v) / 3, titles, len(ids), found=found if found is None else found[:SHOWN]
+    )
 
 
 def text_maps(
@@ -150,10 +166,12 @@ def _body(
     total: int,
     before: str = "",
     colour: str | None = None,
+    found: np.ndarray | None = None,
 ) -> str:
+    lines = [";border-bottom:2px solid" if f else "" for f in (np.zeros(len(parts)) if found is None else found)]
     spans = "".join(
-        f'<span title="{escape(title)}" style="{_ground(d, colour)}">{escape(piece)}</span>'
-        for piece, d, title in zip(parts, depth, titles, strict=True)
+        f'<span title="{escape(title)}" style="{_ground(d, colour)}{line}">{escape(piece)}</span>'
+        for piece, d, title, line in zip(parts, depth, titles, lines, strict=True)
     )
     left = total - len(parts)
     more = f"<i> … {left} more tokens: the first {len(parts)} of {total} are shown</i>" if left else ""

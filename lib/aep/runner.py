@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from . import data_table, outputs
+from . import data_table, errors, outputs
 from .errors import ParameterError, unknown_name
 
 __all__ = ["clean", "plans", "resolve", "run"]
@@ -22,6 +22,7 @@ __all__ = ["clean", "plans", "resolve", "run"]
 # What nbstripout removes with --keep-output --keep-count and the extra keys of .pre-commit-config.yaml.
 _NOTEBOOK_KEYS = ("papermill", "signature", "widgets")
 _CELL_KEYS = ("papermill", "execution", "ExecuteTime", "collapsed", "heading_collapsed", "hidden", "scrolled")
+_REFUSALS = {name for name in errors.__all__ if name[0].isupper()}  # classes; the other names are functions
 
 
 def resolve(names: Sequence[str], root: Path | None = None) -> list[str]:
@@ -112,7 +113,9 @@ def run(
     in_place: bool = False,
     root: Path | None = None,
 ) -> int:
-    """Execute notebooks; 0 if all succeeded, 1 if one failed, 130 after an interrupt from the keyboard.
+    """Execute notebooks; 0 if all succeeded, 1 if one failed, 2 if those that did were refused, 130 after an interrupt.
+
+    Refused is a notebook stopped by an error of `aep.errors`: a value that it cannot use, told of in one line.
 
     The executed notebook is ``notebook.ipynb`` in the run's folder; one that failed is kept there as
     ``<stem>.failed.ipynb`` and the others go on. With `in_place` the committed notebooks and their default parameters
@@ -128,12 +131,13 @@ def run(
         if parameters or profile or file:
             raise ParameterError("--in-place rewrites the committed notebooks, whose parameters are the defaults")
         outputs.write_defaults(root)
-    failed, started = [], time.monotonic()
+    failed, refused, started = [], [], time.monotonic()
     with _kernel_environment():
         for planned in plans(numbers, parameters or {}, profile, file, root):
             try:
-                if not _execute(planned, root, in_place):
+                if error := _execute(planned, root, in_place):
                     failed.append(planned.stem)
+                    refused += [planned.stem] if getattr(error, "ename", None) in _REFUSALS else []
             except KeyboardInterrupt:
                 print(f"aep: interrupted in {planned.stem}; finished notebooks are kept", file=sys.stderr)
                 return 130
@@ -141,7 +145,7 @@ def run(
         data_table.update(root)
     total = f"{len(numbers)} notebook{'s' * (len(numbers) > 1)} in {time.monotonic() - started:.0f} s"
     print(f"{total}, failed: {', '.join(failed)}" if failed else f"{total}, all succeeded")
-    return 1 if failed else 0
+    return 0 if not failed else 2 if refused == failed else 1
 
 
 @contextlib.contextmanager
@@ -166,8 +170,8 @@ def _kernel_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _execute(planned: outputs.Run, root: Path, in_place: bool) -> bool:
-    """Execute one notebook and put it where it belongs; whether it succeeded."""
+def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | None:
+    """Execute one notebook and put it where it belongs; what stopped it, if anything."""
     import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -192,7 +196,7 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> bool:
         _finish(part, kept)
         planned.update(status="failed", wall_seconds=round(time.monotonic() - started, 1))
         print(f"aep: {planned.stem} failed, {_reason(error)} ({_shown(kept, root)})", file=sys.stderr)
-        return False
+        return error
     except KeyboardInterrupt:
         part.unlink(missing_ok=True)
         planned.update(status="interrupted", wall_seconds=round(time.monotonic() - started, 1))
@@ -205,7 +209,7 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> bool:
         outputs.write_atomically(source, (planned.folder / "notebook.ipynb").read_text(encoding="utf-8"))
         where = _shown(source, root)
     print(f"{planned.stem}: done in {time.monotonic() - started:.0f} s, {where}")
-    return True
+    return None
 
 
 def _reason(error: Exception) -> str:

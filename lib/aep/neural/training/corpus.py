@@ -265,15 +265,16 @@ def check(path: Path = MANIFEST) -> CorpusCheck:
     )
 
 
-def load_split(name: str, path: Path = MANIFEST) -> list[Document]:
-    """The documents of one split (``training``, ``validation`` or ``held-out``), exactly those listed.
+def load_split(name: str, path: Path = MANIFEST, *, packages: tuple[str, ...] | None = None) -> list[Document]:
+    """The documents of one split (``training``, ``validation`` or ``held-out``), exactly those listed; of `packages` only.
 
     Raises RecordError if one of them is not installed here identically.
     """
     if name not in SPLITS:
         raise RecordError(unknown_name("split", name, SPLITS))
-    here = {d.id: d for d in documents()}
-    rows = [r for r in manifest(path)["documents"] if r["split"] == name]
+    packages = tuple(PACKAGES) if packages is None else packages
+    here = {d.id: d for d in documents(packages)}
+    rows = [r for r in manifest(path)["documents"] if r["split"] == name and _package(r["id"]) in packages]
     bad = [r["id"] for r in rows if r["id"] not in here or here[r["id"]].sha256 != r["sha256"]]
     if bad:
         raise RecordError(
@@ -281,3 +282,7 @@ def load_split(name: str, path: Path = MANIFEST) -> list[Document]:
             "versions of constraints.txt; `python -m aep corpus --check` names them all"
         )
     return [here[r["id"]]._replace(split=name) for r in rows]
+
+
+def _package(document: str) -> str:
+    return document.partition(":")[0].partition(".")[0]

@@ -1,0 +1,141 @@
+"""The audit of a file: what cannot be read is one line, tokens stand on a page, found ones are underlined."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import aep
+from aep.analysis.audit import SpanMap, paired, read_null, read_text, scored_file, token_count, token_grid, window_map
+from aep.errors import AepError, ParameterError
+from aep.neural.training.planted import unseen
+from aep.records import Records
+
+
+@pytest.fixture(scope="module")
+def tales():
+    return aep.load("tales")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "is empty"),
+        (b"abc\xff", "not UTF-8 text: byte 0xff at position 3"),
+        ("né".encode("utf-16"), "not UTF-8"),
+        (b"ab\0c", "NUL byte at position 2"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path, raw, message):
+    path = tmp_path / "text.txt"
+    path.write_bytes(raw)
+    with pytest.raises(ParameterError, match=message) as caught:
+        read_text(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
+    (tmp_path / "alice.txt").write_text("Alice was beginning")
+    with pytest.raises(ParameterError, match=r"did you mean '.*alice\.txt'"):
+        read_text(tmp_path / "alise.txt")
+    with pytest.raises(ParameterError, match="its folder .* does not exist"):
+        read_text(tmp_path / "no" / "alice.txt")
+    with pytest.raises(ParameterError, match="is a folder"):
+        read_text(tmp_path)
+    with pytest.raises(ParameterError, match="text_path is empty"):
+        read_text("")
+
+
+def test_line_ends_are_kept_and_a_relative_path_may_start_at_the_repository(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\n")
+    assert read_text(tmp_path / "a.txt") == "a\r\nb\n"
+    assert read_text("LICENSE").startswith("MIT License")
+
+
+def test_a_text_shorter_than_the_window_is_refused(tales):
+    with pytest.raises(ParameterError, match="fewer than a window of 50"):
+        scored_file("once upon a time", tales, window=50)
+
+
+def test_a_model_of_tales_names_the_first_word_it_does_not_know(tales):
+    with pytest.raises(AepError, match="Alice"):
+        scored_file("once upon Alice was beginning", tales, window=2)
+
+
+def test_the_record_is_that_of_score_with_the_context_that_fits(tales):
+    text = "once upon a time there was a little girl named lily ."
+    found = scored_file(text, tales, window=4)
+    direct = aep.score([tales.encode(text)], tales)
+    assert np.array_equal(found["surprisal"], direct["surprisal"]) and found.meta["context"] == "full"
+    assert len(scored_file(text, tales, window=4, tokens=6)) == 6
+
+
+def test_tokens_do_not_overlap_on_the_page_and_stay_inside_it(tales):
+    record = aep.score(unseen("tale", 3, 1).texts(tales), tales)
+    grid = token_grid(record, text=1, start=2, tokens=20, width=40)
+    assert grid["position"].tolist() == list(range(2, 22)) and (grid["depth"].abs() <= 1).all()
+    assert (grid["x"] + grid["width"] <= 40).all()
+    for _, line in grid.groupby("line"):
+        assert (line["x"].iloc[1:].to_numpy() >= (line["x"] + line["width"]).iloc[:-1].to_numpy()).all()
+    a, h, v = (record.by_text(n)[1][2:22] for n in ("surprisal", "entropy", "varentropy"))
+    assert np.allclose(grid["depth"], np.clip((a - h) / np.sqrt(v) / 3, -1, 1))
+    with pytest.raises(ParameterError, match="text 1 has tokens 0 to"):
+        token_grid(record, text=1, start=10**6)
+    with pytest.raises(ParameterError, match="does not know its language"):
+        token_grid(Records(record.columns, record.meta))
+
+
+def test_found_tokens_are_underlined_and_text_is_escaped(tales):
+    record = aep.score(unseen("tale", 1, 1).texts(tales), tales)
+    found = np.zeros(len(record), bool)
+    found[3:5] = True
+    html = SpanMap(record, found)._repr_html_()
+    assert html.count("border-bottom") == 2 and "&lt;end&gt;" in html and "<end>" not in html
+    assert "border-bottom" not in SpanMap(record)._repr_html_()
+    assert (
+        "from token 4 on" in (later := SpanMap(record, found, start=4)._repr_html_()) and later.count("border-b") == 1
+    )
+
+
+def test_a_window_map_marks_the_tokens_of_found_windows_only():
+    table = pd.DataFrame({"start": [0, 4, 6], "stop": [4, 8, 10], "found": [False, True, True]})
+    assert np.flatnonzero(window_map(table, 12)).tolist() == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_null_has_no_text_or_at_least_nineteen(tmp_path):
+    for k in range(19):
+        (tmp_path / f"{k}.txt").write_text(f"text {k}")
+    names = [str(tmp_path / f"{k}.txt") for k in range(19)]
+    assert read_null(" ") == [] and read_null(", ".join(names))[18] == "text 18"
+    for few in (names[:18], names[:18] + names[:1]):
+        with pytest.raises(ParameterError, match="18 different files"):
+            read_null(",".join(few))
+
+
+def test_the_number_of_tokens_is_known_before_the_work(tales):
+    assert token_count("once upon a time", tales, window=4) == 4
+    with pytest.raises(ParameterError, match="4 tokens of tales, fewer than a window of 5"):
+        token_count("once upon a time", tales, window=5)
+
+
+def test_models_and_twins_of_different_number_are_one_line():
+    assert paired(["a"], ["b"]) == {"a": "b"}
+    with pytest.raises(ParameterError, match=r"planted_models names 2 \(a, b\) and twins 1 \(c\)") as caught:
+        paired(["a", "b"], ["c"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["docs-100k", "docs-400k", "docs-bytes"])
+def test_any_text_is_read_by_every_model_of_documentation(name):
+    record = scored_file(
+        "Alice was beginning to get very tired of sitting by her sister\r\non the bank", aep.load(name), window=8
+    )
+    assert record.meta["context"] == "full" and np.isfinite(record["surprisal"]).all()
+    grid = token_grid(record, tokens=60, width=30)
+    assert (grid["x"] + grid["width"] <= 30).all() and not grid["piece"].str.contains("\n").any()
+
+
+def test_a_text_beyond_the_context_is_scored_in_windows(stories260k):
+    model = aep.load(str(stories260k))
+    record = scored_file("Alice was beginning to get very tired . " * 200, model, window=8, tokens=1000)
+    assert len(record) == 1000 and record.meta["context"] == "strided"
+    assert SpanMap(record, start=500)._repr_html_().count("<span") == 400
