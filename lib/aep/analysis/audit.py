@@ -81,29 +81,42 @@ def read_null(paths: str) -> list[str]:
     return [read_text(name) for name in names]
 
 
-def token_count(text: str, language: Any, *, window: int) -> int:
+def token_count(text: str, language: Any, *, window: int, reference: Any = None) -> int:
     """How many tokens a text has under a model: what would be refused later is refused now, before any work.
 
-    ParameterError for fewer than a window; PromptError for a word that the model does not know.
+    ParameterError for fewer than a window; PromptError for a word that the model does not know; VocabularyMismatch for a
+    reference model of other tokens.
     """
-    count = len(language.encode(text))
-    if count < window:
-        raise ParameterError(f"the text has {count} tokens of {language.name}, fewer than a window of {window}")
-    return count
+    ids = language.encode(text)
+    if len(ids) < window:
+        raise ParameterError(f"the text has {len(ids)} tokens of {language.name}, fewer than a window of {window}")
+    if reference is not None:
+        score([ids[:2]], language, source=reference)
+    return len(ids)
 
 
-def scored_file(text: str, language: Any, *, window: int, tokens: int | None = None, store: Any = None) -> Records:
+def scored_file(
+    text: str, language: Any, *, window: int, tokens: int | None = None, reference: Any = None, store: Any = None
+) -> Records:
     """The record of a text under a model, of its first `tokens` tokens (all); `meta["context"]` says the policy.
 
-    The context is "full" where the text fits, else "rolling" with sliding attention, else "strided".
+    The context is "full" where the text fits, else "rolling" with sliding attention, else "strided". With a reference model
+    (of the same tokens) it is the record of the pair, whose source is the reference.
 
     Raises
     ------
-    ParameterError : a text with fewer tokens than a window. PromptError : a word that the model does not know
+    ParameterError : a text with fewer tokens than a window. PromptError : a word that the model does not know.
+    VocabularyMismatch : a reference of other tokens
     """
     token_count(text, language, window=window)
     ids = np.asarray(language.encode(text))[:tokens]
-    return score([ids], language, context=choose_context(language, len(ids)), store=store)
+    return score([ids], language, source=reference, context=_shared_context(language, reference, len(ids)), store=store)
+
+
+def _shared_context(language: Any, reference: Any, tokens: int) -> str:
+    """The policy that both models take."""
+    policies = {choose_context(x, tokens) for x in (language, reference) if x is not None}
+    return policies.pop() if len(policies) == 1 else "strided"
 
 
 def window_map(table: pd.DataFrame, tokens: int) -> Bool[np.ndarray, " tokens"]:

@@ -14,10 +14,21 @@ from aep.languages import Grammar
 from . import corpus
 from .planted import Planted
 
-__all__ = ["PROSE", "LongTexts", "Prose", "long_texts", "prose"]
+__all__ = ["PROSE", "LongTexts", "Prose", "check_words", "long_texts", "prose"]
 
 PROSE = ("scipy", "pandas")
 """The packages whose documentation `prose` reads by default: reading all five takes three times as long."""
+
+
+def check_words(language: Any, grammar: Grammar) -> None:
+    """ParameterError unless the tokens of a model are the words of the grammar: planted documents are ids of those."""
+    words = " ".join(grammar.symbols[1:])
+    fits = language.vocab_size == grammar.vocab_size
+    if not fits or not np.array_equal(language.encode(words), np.arange(1, len(grammar.symbols))):
+        raise ParameterError(
+            f"{language.name} has other tokens than the words of the grammar {grammar.name}: planted documents can be "
+            "scored by the models tales* only; audit other models by `models` and `text_path`"
+        )
 
 
 class LongTexts(NamedTuple):
@@ -45,12 +56,12 @@ def long_texts(documents: Planted, *, tokens: int, seed: int, at: int | None = N
         rng = np.random.default_rng([seed, 7, k])
         drawn = int(rng.integers(0, tokens - len(document) + 1))
         before = _tales(grammar, rng, drawn if at is None else at, known)
-        after = _tales(grammar, rng, tokens, known)
         if at is not None:
             before = [np.concatenate([*before, np.empty(0, np.int64)])[-at:]] if at else []
         start = sum(map(len, before))
         while start + len(document) > tokens:  # whole tales only: the last one before it may reach too far
             start -= len(before.pop())
+        after = _tales(grammar, rng, tokens - start - len(document), known)
         ids.append(np.concatenate([*before, document, *after])[:tokens])
         rows.append((k, start, start + len(document), int(documents.count[k]), k))
     return LongTexts(ids, pd.DataFrame(rows, columns=["text", "start", "stop", "count", "document"]))
