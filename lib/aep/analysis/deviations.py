@@ -81,9 +81,9 @@ def corpus_correlations(
     """Pearson correlation over schemes of their means of x and y, with a 95% interval: rows `local`, `global`, `pooled`.
 
     The means are those of `local_and_global`: of the texts that ended; of the limit of one chain per prompt; of the limit
-    of one chain over the texts of all prompts. The bootstrap draws prompts, the same for all schemes; of fewer than ten
-    prompts it draws texts of each instead, and the interval is for these prompts alone (column `unit`). Raises as
-    `local_and_global`.
+    of one chain over the texts of all prompts. The interval is that of `quality.correlations`, from the spread over
+    resamples on Fisher's scale. The bootstrap draws prompts, the same for all schemes; of fewer than ten prompts it draws
+    texts of each instead, and the interval is for these prompts alone (column `unit`). Raises as `local_and_global`.
     """
     pools = [mine.sort_values("prompt", kind="stable") for _, mine in table.groupby("scheme", sort=False)]
     texts = [
@@ -104,8 +104,10 @@ def corpus_correlations(
 
     even = np.full(len(prompts), 1 / len(prompts))
     drawn = np.array([correlations(rng.multinomial(len(prompts), even).astype(float)) for _ in range(resamples)])
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
-    found = pd.DataFrame({"correlation": correlations(None), "low": low, "high": high}, ["local", "global", "pooled"])
+    found = pd.DataFrame({"correlation": correlations(None)}, ["local", "global", "pooled"])
+    scale = np.arctanh(np.clip(np.r_[[found["correlation"]], drawn], -1 + 1e-12, 1 - 1e-12))
+    half = 1.96 * np.nanstd(scale[1:], axis=0, ddof=1)
+    found = found.assign(low=np.tanh(scale[0] - half), high=np.tanh(scale[0] + half))
     return found.assign(unit="prompts" if by_prompt else "texts of these prompts")
 
 

@@ -20,6 +20,7 @@ from .tradeoff import truncated_variance
 __all__ = [
     "Columns",
     "bootstrap_corpora",
+    "cell_means",
     "columns",
     "correlation_table",
     "correlations",
@@ -152,9 +153,13 @@ def correlation_table(
     resamples: int = 499,
     which: Sequence[str] = tuple(STATISTICS),
 ) -> pd.DataFrame:
-    """`correlations` for every named pair (x, y) of columns: one row per pair and statistic, with `low` and `high`."""
-    rows = []
+    """`correlations` for every named pair (x, y) of columns: one row per pair and statistic, with `low` and `high`.
+
+    All pairs are given the same resamples of the prompts.
+    """
+    rows, state = [], rng.bit_generator.state
     for label, (x, y) in pairs.items():
+        rng.bit_generator.state = state
         found = correlations(columns(table, x, y), rng=rng, resamples=resamples, which=which)
         rows += [(label, x, y, name, *interval) for name, interval in found.items()]
     return pd.DataFrame(rows, columns=["pair", "x", "y", "statistic", "correlation", "low", "high"])
@@ -202,7 +207,7 @@ def covariance_parts(data: Columns) -> pd.DataFrame:
     `covariance`, `correlation` (of that part) and `share` of the covariance. ParameterError for a table that is not
     balanced.
     """
-    cells = _cells(data)
+    cells = cell_means(data)
     xy, xx, yy = (
         _parts(*pair)
         for pair in ((cells[0], cells[1], cells[2]), (cells[0], cells[0], cells[3]), (cells[1], cells[1], cells[4]))
@@ -218,8 +223,11 @@ def covariance_parts(data: Columns) -> pd.DataFrame:
 _PARTS = ("total", "between schemes", "between prompts", "within")
 
 
-def _cells(data: Columns) -> Float[np.ndarray, "5 schemes prompts"]:
-    """Means of x, y, xy, x² and y² over the texts of every scheme and prompt; ParameterError unless all have as many."""
+def cell_means(data: Columns) -> Float[np.ndarray, "5 schemes prompts"]:
+    """Means of x, y, xy, x² and y² over the texts of every scheme and prompt, x and y about their means over all texts.
+
+    ParameterError unless there are as many texts of each.
+    """
     shape = (int(data.scheme.max()) + 1, int(data.prompt.max()) + 1)
     cell = data.scheme * shape[1] + data.prompt
     count = np.bincount(cell, minlength=shape[0] * shape[1])
@@ -244,7 +252,7 @@ def covariance_table(data: Columns, *, rng: np.random.Generator, resamples: int 
 
     Raises as `covariance_parts`, and AepError below 50 prompts.
     """
-    x, y, product, *_ = _cells(data)
+    x, y, product, *_ = cell_means(data)
     units, rows = np.arange(x.shape[1], dtype=np.float64), []
     for k, part in enumerate(_PARTS):
 

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from ..adaptors import Adaptor, parse
-from ..errors import AdaptorError, DistributionError, ParameterError, PromptError, VocabularyMismatch, unknown_name
+from ..errors import AdaptorError, ParameterError, PromptError, VocabularyMismatch, unknown_name
 from ..languages import Grammar
 from ..languages.grammar import embedded_grammars
 from ..languages.protocol import Language
@@ -64,6 +64,9 @@ class Trio(NamedTuple):
             raise ParameterError(f"beta={self.beta!r}: a strength above 0 is needed")
         if not self.rewards:
             raise ParameterError("rewards=(): a trio has at least one reward")
+        for reward in self.rewards:
+            if not (callable(reward) and hasattr(reward, "name") and hasattr(reward, "fingerprint")):
+                raise ParameterError(f"reward {reward!r}: give load_reward(it), which names and checks a callable")
         return self
 
 
@@ -311,7 +314,7 @@ class _Block(NamedTuple):
         missing = [name for name, values in found.items() if values is None]
         out = {name: values["reward"] for name, values in found.items() if values is not None}
         if missing:
-            values = _finite(reward, self._as_texts([records[name] for name in missing]))
+            values = reward(self._as_texts([records[name] for name in missing]))
             for name, part in zip(missing, np.split(values, len(missing)), strict=True):
                 out[name] = part
                 if kept:
@@ -325,14 +328,6 @@ class _Block(NamedTuple):
         ids = [each for found in records for each in found.by_text("token")]
         prompt = np.tile(np.repeat(np.arange(len(self.of)), self.texts), len(records))
         return Texts(ids, [self.prompts[i] for i in self.of], prompt, language=self.trio.aligned)
-
-
-def _finite(reward: Callable[[Texts], np.ndarray], texts: Texts) -> np.ndarray:
-    values = np.asarray(reward(texts), np.float64)
-    bad = np.flatnonzero(~np.isfinite(values)) if values.shape == (len(texts),) else np.array([0])
-    if bad.size:
-        raise DistributionError(f"reward {reward.name!r}: text {bad[0]} has no finite number; one per text is needed")
-    return values
 
 
 def _seed(seed: int, adaptor: Adaptor) -> int:

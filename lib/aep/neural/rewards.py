@@ -51,7 +51,11 @@ class Reward:
 
     def __call__(self, texts: Texts) -> Float[np.ndarray, " texts"]:
         """r of every text with its prompt."""
-        found = np.asarray(self.function(texts), dtype=np.float64)
+        said = self.function(texts)
+        try:
+            found = np.asarray(said, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DistributionError(f"reward {self.name!r} gives no numbers, one per text: {error}") from None
         if found.shape != (len(texts),):
             raise DistributionError(
                 f"reward {self.name!r}: shape {found.shape} for {len(texts)} texts; one number each"
@@ -97,7 +101,7 @@ def load_reward(
         return resolve(str(which), embedded_rewards, _classifier, revision=revision, dtype=dtype, device=device)
     except ModelError as error:
         known = embedded_rewards()
-        if str(which) in {*embedded(), *known} or Path(which).expanduser().is_dir():
+        if str(which) in {*embedded(), *known} or os.path.isdir(os.path.expanduser(which)):
             raise
         raise ModelError(f"{error}; {unknown_name('reward', str(which), [RULE, *known])}") from None
 
