@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 import aep
+from aep.__main__ import main
 from aep.analysis.audit import SpanMap, paired, read_null, read_text, scored_file, token_count, token_grid, window_map
-from aep.errors import AepError, ParameterError
+from aep.errors import AepError, ParameterError, VocabularyMismatch
 from aep.neural.training.planted import unseen
 from aep.records import Records
 
@@ -139,3 +140,39 @@ def test_a_text_beyond_the_context_is_scored_in_windows(stories260k):
     record = scored_file("Alice was beginning to get very tired . " * 200, model, window=8, tokens=1000)
     assert len(record) == 1000 and record.meta["context"] == "strided"
     assert SpanMap(record, start=500)._repr_html_().count("<span") == 400
+
+
+def test_the_record_with_a_reference_is_that_of_the_pair():
+    model, other = aep.load("docs-100k"), aep.load("docs-400k-twin")
+    text = "Return the sum of the array elements over the given axis."
+    record = scored_file(text, model, window=4, reference=other)
+    assert np.allclose(record["source_surprisal"], aep.score([other.encode(text)], other)["surprisal"])
+    assert token_count(text, model, window=4, reference=other) == len(record)
+    with pytest.raises(VocabularyMismatch, match="different vocabularies"):
+        token_count(text, model, window=4, reference=aep.load("tales"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"models": "tales", "text_path": "{text}"}, "PromptError: 'Alice'"),
+        ({"text_path": "{short}"}, "ParameterError: the text has 2 tokens of docs-400k, fewer than a window of 32"),
+        ({"text_path": "{nul}"}, "nul.txt holds a NUL byte at position 5"),
+        ({"text_path": "{latin}"}, "latin.txt is not UTF-8 text: byte 0xf6 at position 1"),
+        ({"text_path": "{empty}"}, "empty.txt is empty"),
+        ({"text_path": "{missing}"}, "did you mean"),
+        ({"planted_models": "tales-mem-400k,tales"}, "planted_models names 2"),
+        ({"reference": "tales"}, "VocabularyMismatch"),
+    ],
+)
+def test_the_notebook_refuses_what_it_cannot_audit_in_one_line_with_exit_code_2(tmp_path, capsys, parameters, message):
+    files = {"text": b"Alice was beginning to get very tired of sitting", "short": b"Hi", "nul": b"Alice\0"}
+    files |= {"latin": "Schön".encode("latin-1").replace(b"ch", b""), "empty": b""}
+    for name, raw in files.items():
+        (tmp_path / f"{name}.txt").write_bytes(raw)
+    paths = {name: tmp_path / f"{name}.txt" for name in files} | {"missing": tmp_path / "txet.txt"}
+    parameters = {name: value.format(**paths) for name, value in parameters.items()}
+    assert main(["run", "05", *(word for pair in parameters.items() for word in ("-p", *pair))]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and message in err and "cell 4" in err

@@ -19,6 +19,7 @@ PROFILES = sorted(p.stem for p in PARAMS.glob("*.yaml") if p.stem != "default")
 SMALL = {"models": "docs-100k,docs-400k", "detail": "docs-400k"}
 SMALL |= {"rlhf_models": "tales,tales-rloo", "dpo_models": "tales,tales-dpo", "second_model": "tales-rloo-2"}
 SMALL |= {"reward_names": "tales-rule,tales-reward", "prompt_set": "tales"}
+SMALL |= {"reference": "docs-400k-twin"}
 
 each = pytest.mark.parametrize("number", FILES, ids=lambda n: FILES[n].stem if n in FILES else str(n))
 

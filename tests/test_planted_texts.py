@@ -95,3 +95,10 @@ def test_where_the_listed_documents_are_not_installed_one_line_says_so(monkeypat
     monkeypatch.setattr(corpus, "load_split", missing)
     drawn = planted_texts.prose(None, documents=2, tokens=20, seed=1)
     assert drawn.ids == [] and drawn.line == "Skipped: 3 of 9 training documents are not installed identically"
+
+
+def test_planted_documents_are_refused_to_a_model_of_other_tokens():
+    grammar = planted().grammar
+    planted_texts.check_words(aep.load("tales"), grammar)
+    with pytest.raises(ParameterError, match="docs-100k has other tokens than the words of the grammar tales"):
+        planted_texts.check_words(aep.load("docs-100k"), grammar)

@@ -189,3 +189,10 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(corpus.PACKAGES, "not_there", "not-there")
     with pytest.raises(RecordError, match="'not_there' of the corpus is not installed: pip install not-there"):
         corpus.documents(("not_there",))
+
+
+def test_a_split_found_by_its_checksums_is_the_parsed_one(pinned, monkeypatch):
+    quick = corpus.load_split("held-out", packages=("pandas",))
+    assert len(quick) > 400 and all(d.id.startswith("pandas") and d.split == "held-out" for d in quick)
+    monkeypatch.setattr(corpus, "_quoted", lambda packages: {})
+    assert corpus.load_split("held-out", packages=("pandas",)) == quick
