@@ -17,7 +17,7 @@ FLOORS = [
     {"information", "intervals", "optimum"},
     {"adaptors"},
     {"languages"},
-    {"records", "store", "outputs", "data_table"},
+    {"records", "store", "parameters", "outputs", "data_table"},
     {"reduction", "sampling", "scoring", "stretches"},
     {"neural"},
     {"analysis"},

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .errors import AepError, ParameterError, nearest
+from .errors import AepError, ParameterError, nearest, shown
 
 __all__ = ["main"]
 
@@ -37,6 +37,16 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unknown {what} {value!r}: {hint}valid are {', '.join(map(str, action.choices))}")
 
 
+def _integer(text: str) -> int:
+    """The integer of an option; larger ones than a machine counts with are refused before they reach any arithmetic."""
+    if len(text) < 100 and abs(number := int(text)) < 2**63:
+        return number
+    raise argparse.ArgumentTypeError(f"{shown(text)} is not an integer below 2**63")
+
+
+_integer.__name__ = "int"  # what argparse calls it where the text is no number
+
+
 def _arguments() -> argparse.ArgumentParser:
     """The parser of every sub-command. Long because it is the one table of all options."""
     parser = _Parser(prog="python -m aep", description="The asymptotic equipartition property of language models.")
@@ -60,7 +70,7 @@ def _arguments() -> argparse.ArgumentParser:
     contexts = ["full", "rolling", "strided"]
     chosen = "default: full if the text fits, else rolling with sliding attention, else strided"
     sub.add_argument("--context", choices=contexts, help=chosen)
-    sub.add_argument("--overlap", type=int, metavar="TOKENS", help="of strided windows (half a window)")
+    sub.add_argument("--overlap", type=_integer, metavar="TOKENS", help="of strided windows (half a window)")
     starts = "the start token once before the text, before every window too, or never (once)"
     sub.add_argument("--bos", choices=["once", "every", "never"], default="once", help=starts)
     adapted = 'a column log_q of the model under this adaptor, e.g. "top_k(50)"; may be repeated'
@@ -69,9 +79,9 @@ def _arguments() -> argparse.ArgumentParser:
 
     sub = command("sample", _sample, "draw texts from a model")
     sub.add_argument("model", metavar="MODEL", help="embedded name, folder, or hub id")
-    sub.add_argument("--texts", type=int, default=4, help="number of texts (4)")
-    sub.add_argument("--tokens", type=int, default=200, help="tokens per text, bytes with --per-byte (200)")
-    sub.add_argument("--seed", type=int, default=0, help="decides which texts are drawn (0)")
+    sub.add_argument("--texts", type=_integer, default=4, help="number of texts (4)")
+    sub.add_argument("--tokens", type=_integer, default=200, help="tokens per text, bytes with --per-byte (200)")
+    sub.add_argument("--seed", type=_integer, default=0, help="decides which texts are drawn (0)")
     sub.add_argument("--prompt", help="text to go on from (default: the start token alone)")
     sub.add_argument("--adaptor", default="ancestral()", help='e.g. "temperature(.8)|top_k(50)"')
     stops = "eos ends a text at the end token; never samples on past it (never)"
@@ -106,7 +116,9 @@ def _model_options(sub, output: str) -> None:
     sub.add_argument("--device", help="cpu (default), cuda, cuda:1, mps")
     of_bytes = "the model as a language of bytes, its tokens summed over: comparable whatever the tokenizer"
     sub.add_argument("--per-byte", action="store_true", help=of_bytes)
-    sub.add_argument("--width", type=int, metavar="N", help="with --per-byte: token sequences followed per text (8)")
+    sub.add_argument(
+        "--width", type=_integer, metavar="N", help="with --per-byte: token sequences followed per text (8)"
+    )
     sub.add_argument("--revision", help="of a hub model")
     sub.add_argument("-o", dest="output", type=Path, default=Path(output), metavar="FILE", help=f"({output})")
 
@@ -253,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (AepError, OSError) as error:
         strerror, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
         message = f"{strerror}: {str(filename)!r}" if strerror and filename else str(error)
-        print(f"aep: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
+        print(f"aep: {_one_line(message) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "what was finished is kept"
@@ -261,6 +273,14 @@ def main(arguments: list[str] | None = None) -> int:
             kept = "no half-written file is left"
         print(f"aep: interrupted; {kept}", file=sys.stderr)
         return 130
+
+
+def _one_line(message: str) -> str:
+    """The message on one line, shortened in the middle, control characters of a name in it as codes."""
+    from ._display import visible
+
+    line = visible(" ".join(message.split()))
+    return line if len(line) <= 2000 else f"{line[:1500]} ... {line[-400:]}"
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def read(path: Path, kind: str) -> tuple[pa.Table, Header]:
     found, table, entries = _opened(path, content=True)
     if found.kind != kind:
         raise RecordError(f"{path} holds {found.kind!r}, not {kind!r}")
-    if entries.get("aep_sum") != _checksum(table, entries["aep_meta"]):
+    if entries.get("aep_sum") != _checksum(table, entries.get("aep_meta", "")):
         raise RecordError(f"{path} was altered after it was written (checksum differs): make it again")
     return table, found
 

@@ -8,6 +8,7 @@ Source: paper 2406.10203, section 4 (Eq. 5-8) and App. E (Eq. 39-44).
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 
 from ._array import ascending, gather, log_sum_exp, namespace, no_rounding_noise
-from .errors import AdaptorError, unknown_name
+from .errors import AdaptorError, shown, unknown_name
 from .information import entropy
 
 __all__ = [
@@ -89,10 +90,10 @@ def _keep_eta(log_p: LogP, epsilon: float) -> Kept:
     return _keep_epsilon(log_p, xp.where(threshold < epsilon, threshold, epsilon))
 
 
-_POSITIVE = ("a number above 0", lambda x: x > 0 and math.isfinite(x))
+_POSITIVE = ("a number above 0", lambda x: 0 < x <= sys.float_info.max)
 _SHARE = ("a number in (0, 1]", lambda x: 0 < x <= 1)
 _OPEN = ("a number in (0, 1)", lambda x: 0 < x < 1)
-_COUNT = ("an integer of at least 1", lambda x: x >= 1 and math.isfinite(x) and x == int(x))
+_COUNT = ("an integer of at least 1 and below 2**63", lambda x: 1 <= x < 2**63 and x == int(x))
 
 _KINDS = {  # in the order of transformers
     "temperature": (_POSITIVE, None),
@@ -185,7 +186,7 @@ class Adaptor:
 def _single(kind: str, value: Real) -> Adaptor:
     domain, valid = _KINDS[kind][0]
     if isinstance(value, bool) or not isinstance(value, Real) or not valid(value):  # NumPy's numbers are Real
-        raise AdaptorError(f"{kind}({value!r}): the parameter must be {domain}")
+        raise AdaptorError(f"{kind}({shown(value)}): the parameter must be {domain}")
     return Adaptor(((kind, int(value) if kind == "top_k" else float(value)),))
 
 
@@ -252,7 +253,8 @@ def parse(text: str) -> Adaptor:
         try:
             number = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
         except ValueError:
-            raise AdaptorError(f"{kind}({value}): the parameter must be {_KINDS[kind][0][0]}") from None
+            text = value if len(value) < 80 else f"{value[:40]}...{value[-20:]}"
+            raise AdaptorError(f"{kind}({text}): the parameter must be {_KINDS[kind][0][0]}") from None
         adaptor = adaptor | _single(kind, number)
     return adaptor
 

@@ -1,7 +1,9 @@
 """Errors a user can cause. All are ``ValueError``s; every message names the offending value and what to do."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AepError",
@@ -15,6 +17,7 @@ __all__ = [
     "RecordError",
     "VocabularyMismatch",
     "nearest",
+    "shown",
     "unknown_name",
 ]
 
@@ -57,6 +60,21 @@ class RecordError(AepError):
 
 class ParameterError(AepError):
     """A notebook, parameter or command-line value that is not valid."""
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 200
+
+
+def shown(value: Any) -> str:
+    """`repr` in a line of bounded length: the ends of a long text or number, the first entries of a long list.
+
+    >>> shown("text"), shown(list(range(100))), shown(1 << 20_000)
+    ("'text'", '[0, 1, 2, 3, 4, 5, ...]', 'an integer of 20001 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 600:  # Python refuses to spell one of more than 4300 digits
+        return f"an integer of {value.bit_length()} bits"
+    return _BRIEF.repr(value)
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:

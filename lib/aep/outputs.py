@@ -24,12 +24,12 @@ import pandas as pd
 import yaml
 
 from ._agree import texts_agree
-from .errors import ParameterError, RecordError, unknown_name
+from .errors import ParameterError, RecordError, shown, unknown_name
+from .parameters import coerce, read_mapping
 
 __all__ = [
     "Run",
     "begin",
-    "coerce",
     "committed",
     "declared",
     "defaults",
@@ -124,8 +124,11 @@ def read_parameters(profile: str, root: Path | None = None) -> dict[str, dict[st
     path = folder / f"{profile}.yaml"
     if not path.is_file():
         raise ParameterError(unknown_name("profile", profile, sorted(p.stem for p in folder.glob("*.yaml"))))
-    sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return {str(number): values or {} for number, values in sections.items()}
+    sections = {str(number): values or {} for number, values in read_mapping(path).items()}
+    for number, values in sections.items():
+        if not isinstance(values, dict):
+            raise ParameterError(f"{path.name}: section {number!r} must map parameter names to values: {shown(values)}")
+    return sections
 
 
 def defaults(number: str, root: Path | None = None) -> dict[str, Any]:
@@ -150,34 +153,6 @@ def write_defaults(root: Path | None = None) -> None:
     path = root / "notebooks" / "params" / "default.yaml"
     if not path.is_file() or path.read_text(encoding="utf-8") != head + body:
         write_atomically(path, head + body)
-
-
-def coerce(name: str, value: Any, default: Any) -> Any:
-    """`value` as the type of `default`; ParameterError naming the parameter, the value and the expected type.
-
-    >>> coerce("texts", "1e3", 8), coerce("tau", 1, 0.5), coerce("models", 260, "docs-400k"), coerce("fast", "no", True)
-    (1000, 1.0, '260', False)
-    """
-    kind = type(default)
-    if default is None or (type(value) is kind and kind is not float):
-        return value
-    text = str(value).strip()
-    if kind is str and isinstance(value, str | int | float):
-        return str(value)
-    if kind is bool and text.lower() in ("true", "false", "yes", "no", "0", "1"):
-        return text.lower() in ("true", "yes", "1")
-    if kind in (int, float):
-        try:
-            number = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number) and (kind is float or number == int(number)):
-            return kind(number)
-    if kind in (list, tuple) and isinstance(value, list | tuple):
-        return kind(value)
-    words = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
-    expected = words.get(kind, kind.__name__)
-    raise ParameterError(f"parameter {name!r} must be {expected} (default {default!r}), not {value!r}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

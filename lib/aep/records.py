@@ -39,7 +39,7 @@ OF_A_PAIR = ("cross_entropy", "cross_varentropy", "source_surprisal", "source_en
 
 def store_home() -> Path:
     """Where records and training checkpoints are kept: ``${AEP_HOME:-~/.cache/aep}``."""
-    return Path(os.environ.get("AEP_HOME") or "~/.cache/aep").expanduser()
+    return Path(os.path.expanduser(os.environ.get("AEP_HOME") or "~/.cache/aep"))
 
 
 def theta_column(theta: float) -> str:

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import data_table, errors, outputs
 from .errors import ParameterError, unknown_name
+from .parameters import literal, read_mapping
 
 __all__ = ["clean", "plans", "resolve", "run"]
 
@@ -54,54 +53,54 @@ def plans(
     A single parameter goes to every notebook that has it and must belong to at least one. Raises ParameterError.
     """
     values: dict[str, dict[str, Any]] = {number: dict(outputs.defaults(number, root)) for number in numbers}
-    if profile:
+    if profile is not None:
         _add_sections(values, outputs.read_parameters(profile, root), f"notebooks/params/{profile}.yaml", root)
-    if file:
+    if file is not None:
         content = _read_file(file)
-        if content and all(isinstance(v, dict) for v in content.values()):
-            _add_sections(values, {str(k): v for k, v in content.items()}, str(file), root)
+        if all(isinstance(v, dict) for v in content.values()):
+            _add_sections(values, content, str(file), root)
         else:
-            _add_to_all(values, {str(k): v for k, v in content.items()})
+            _add_to_all(values, content)
     _add_to_all(values, parameters)
     return [outputs.plan(number, values[number], root) for number in numbers]
 
 
-def _read_file(file: Path) -> dict:
-    """The mapping in a YAML file of parameters."""
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ParameterError(f"{file} must map parameter names to values, it holds {content!r}")
+def _read_file(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of parameters: either of sections, or of parameters."""
+    content = {str(name): value for name, value in read_mapping(Path(file)).items()}
+    if not content:
+        raise ParameterError(f"{file} is empty: it must map parameter names to values")
+    sections = [name for name, value in content.items() if isinstance(value, dict)]
+    if sections and len(sections) < len(content):
+        other = next(name for name in content if name not in sections)
+        raise ParameterError(f"{file} has the section {sections[0]!r}, so {other!r} must stand in a section too")
     return content
 
 
 def _add_sections(values: dict, sections: Mapping[str, Mapping], source: str, root: Path | None) -> None:
     """Overwrite with the sections of a parameter file; those of notebooks that do not run are left out."""
     for name, section in sections.items():
-        (number,) = resolve([name], root)
-        for parameter, value in section.items() if number in values else ():
-            if parameter not in values[number]:
-                raise ParameterError(
-                    f"{source}, section {name!r}: {unknown_name('parameter', parameter, values[number])}"
-                )
-            values[number][parameter] = value
+        for number in filter(values.__contains__, resolve([name], root)):
+            for parameter, value in section.items():
+                if parameter not in values[number]:
+                    unknown = unknown_name("parameter", parameter, values[number])
+                    raise ParameterError(f"{source}, section {name!r}: {unknown}")
+                values[number][parameter] = value
 
 
 def _add_to_all(values: dict, parameters: Mapping[str, Any]) -> None:
-    """Overwrite in every notebook that has the parameter. A value in text is read as YAML unless the default is text."""
+    """Overwrite in every notebook that has the parameter.
+
+    A value in text is read as YAML unless the default says what it is: text, or a number (octal and base 60 in YAML).
+    """
     valid = {name: None for section in values.values() for name in section}
     for name, value in parameters.items():
         if name not in valid:
             raise ParameterError(unknown_name("parameter", name, valid))
         for section in values.values():
             if name in section:
-                literal = isinstance(value, str) and not isinstance(section[name], str)
-                try:
-                    section[name] = yaml.safe_load(value) if literal else value
-                except yaml.YAMLError as error:
-                    raise ParameterError(f"parameter {name!r}: {value!r} is not a value") from error
+                spelled = isinstance(value, str) and not isinstance(section[name], str | bool | int | float)
+                section[name] = literal(name, value) if spelled else value
 
 
 def run(
@@ -128,7 +127,7 @@ def run(
     if not numbers:
         raise ParameterError(f"no notebooks in {root.name}/notebooks")
     if in_place:
-        if parameters or profile or file:
+        if parameters or profile is not None or file is not None:
             raise ParameterError("--in-place rewrites the committed notebooks, whose parameters are the defaults")
         outputs.write_defaults(root)
     failed, refused, started = [], [], time.monotonic()

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from ._array import as_float64, as_numpy, gather, like, namespace
 from ._progress import progress
-from .adaptors import Adaptor, as_adaptor
-from .errors import ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
+from .adaptors import Adapted, Adaptor, as_adaptor
+from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, shown, unknown_name
 from .information import check_distribution
 from .languages.protocol import Language, as_ids
 from .records import Records, Texts
@@ -231,7 +231,7 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
     length = np.full(n, tokens)
     log_p, state = language.start(prompts)
     for t in range(tokens):
-        adapted = adaptor.transform(log_p if adaptor.is_ancestral else check_distribution(log_p, what="log_p"))
+        adapted = _adapted(adaptor, log_p)
         token = draw(adapted.log_q, uniforms[:, t])
         ids[:, t] = as_numpy(token)
         log_q[:, t] = as_numpy(gather(adapted.log_q, token))
@@ -253,6 +253,19 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
     ]
 
 
+def _adapted(adaptor: Adaptor, log_p: Any) -> Adapted:
+    """The law to draw from; AdaptorError where log Z is NaN or beyond single precision, in which it is kept."""
+    if adaptor.is_ancestral:
+        return adaptor.transform(log_p)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused in the next line
+        adapted = adaptor.transform(check_distribution(log_p, what="log_p"))
+    if not (abs(as_numpy(adapted.log_normaliser)) <= np.finfo(np.float32).max).all():
+        raise AdaptorError(
+            f"adaptor={adaptor}: log Z is NaN or beyond single precision; its parameters are out of reach"
+        )
+    return adapted
+
+
 def _columns(language: Language, log_p: Any, token: Any) -> dict[str, Any]:
     """The columns of one step, in double precision only for a network that computes in it: as `score` gives them."""
     xp = namespace(log_p)
@@ -264,9 +277,9 @@ def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
     for name, value in (("texts", texts), ("tokens", tokens), ("seed", seed), ("batch", batch)):
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ParameterError(f"{name}={value!r}: an integer of at least {least} is needed")
+            raise ParameterError(f"{name}={shown(value)}: an integer of at least {least} is needed")
         if value >= 2**63:
-            raise ParameterError(f"{name}={value}: an integer below 2**63 is needed")
+            raise ParameterError(f"{name}={shown(value)}: an integer below 2**63 is needed")
     if stop not in _STOPS:
         raise ParameterError(unknown_name("stop rule", stop, _STOPS))
     if stop == "eos" and language.eos is None:

@@ -23,6 +23,7 @@ __all__ = ["batch_tokens", "chunk_rows", "description", "key_parts", "score"]
 
 _CONTEXTS = ("full", "rolling", "strided")
 _HIDDEN = 2**20  # hidden values of a batch: texts that go through a network side by side
+_SINGLE = float(np.finfo(np.float32).max)  # of a record
 _ENTRIES = 2**23  # of a chunk of logits
 
 
@@ -221,8 +222,9 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
             parts.append({"text": which, "position": offset + position, "token": token, **values})
     columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     for a in adaptors:
-        if np.isnan(columns[f"log_q_{a}"]).any():
-            raise AdaptorError(f"adaptor={a}: no distribution is left (log q is NaN); its parameters are out of reach")
+        log_q = columns[f"log_q_{a}"]
+        if np.isnan(log_q).any() or (np.isfinite(log_q) & (log_q < -_SINGLE)).any():
+            raise AdaptorError(f"adaptor={a}: log q is NaN or beyond single precision; its parameters are out of reach")
     order = np.lexsort((columns["position"], columns["text"]))
     return Records({n: c[order] for n, c in columns.items()})
 

@@ -8,6 +8,7 @@ foreign or of another version is named in one line of the log and computed again
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -101,7 +102,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"

@@ -48,6 +48,8 @@ class NeuralLanguage:
             _single_id(config, tokenizer, "bos_token_id"),
             _single_id(config, tokenizer, "eos_token_id"),
         )
+        if self.bos is not None and not 0 <= self.bos < self.vocab_size:
+            raise ModelError(f"model {name!r}: its start token {self.bos} is outside its {self.vocab_size} tokens")
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         self.context_length = None if limit is None else int(limit) - (self.bos is not None) + 1
         self.fingerprint = fingerprint

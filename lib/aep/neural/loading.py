@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .._progress import enabled
-from ..errors import DeviceError, ModelError, nearest, unknown_name
+from ..errors import AepError, DeviceError, ModelError, nearest, unknown_name
 from .language import NeuralLanguage
+from .model_folder import check_config, check_folder
 
 __all__ = ["card", "embedded", "embedded_rewards", "load", "load_pretrained", "models", "resolve"]
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _HUB_SECONDS = 8.0
+# A config that is not of its architecture fails in many ways; ImportError: weights of a package that is not installed.
+_DAMAGE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError, AssertionError)
+_DAMAGE += (ArithmeticError, MemoryError, SafetensorError, hub.StrictDataclassError)
 _REWARD = "-reward"
 _HASHED = {"config.json", "model.safetensors", "tokenizer.json"}  # at least these have a checksum in every card
 
@@ -131,11 +136,13 @@ def resolve(
     dtype = None if dtype == "auto" else dtype
     if dtype is not None and dtype not in _DTYPES:
         raise DeviceError(unknown_name("dtype", dtype, ("auto", *_DTYPES)))
-    if enabled():
-        transformers.utils.logging.enable_progress_bar()
-    else:
-        transformers.utils.logging.disable_progress_bar()
+    _switch_progress_bar()
     known = shelf()
+    folder = Path(os.path.expanduser(name))  # unlike Path.expanduser, it leaves the home of a stranger as it is
+    local = name in known or os.path.isdir(folder)  # unlike Path.is_dir, False for a name too long for any folder
+    if local and revision is not None:
+        what = "an embedded model" if name in known else "a folder"
+        raise ModelError(f"revision={revision!r} is of a hub model, and {name!r} is {what}: leave it out")
     if name in known:
         fingerprint = _check_card(name, known[name])
         return build(known[name], name, fingerprint, dtype or "float64", place)
@@ -145,21 +152,27 @@ def resolve(
             if name in embedded_rewards()
             else f"{name!r} is a language, not a reward model; reward models are {', '.join(known) or '(none)'}"
         )
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        _check_folder(folder)
+    if local:
+        check_folder(folder)
         return build(folder, folder.resolve().name, _weights_hash(folder), dtype, place)
-    if revision is None and "@" in name:
+    if revision is None and "@" in name.strip("@"):
         name, _, revision = name.partition("@")
-    if name.startswith((".", "~", os.sep)) or folder.exists():
+    if name.startswith((".", "~", os.sep)) or os.path.exists(folder):
         raise ModelError(f"model {name!r} is not a folder; embedded models are {', '.join(known) or '(none)'}")
     return _from_hub(name, revision, known, lambda *where, **more: build(*where, dtype, place, **more))
+
+
+def _switch_progress_bar() -> None:
+    if enabled():
+        transformers.utils.logging.enable_progress_bar()
+    else:
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _device(device: str | None) -> torch.device:
     available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     available += ["mps"] if torch.backends.mps.is_available() else []
-    wanted = device or "cpu"
+    wanted = "cpu" if device is None else device
     if wanted == "cuda" and len(available) > 1 and available[1].startswith("cuda"):
         return torch.device("cuda:0")
     if wanted not in available:
@@ -178,7 +191,7 @@ def _weights_hash(folder: Path) -> str:
 
 
 def _check_card(name: str, folder: Path) -> str:
-    _check_folder(folder)
+    check_folder(folder)
     listed = card(name)["sha256"]
     read = {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")} - {"card.json"}
     if lacking := sorted((_HASHED | read) - set(listed)):
@@ -191,24 +204,12 @@ def _check_card(name: str, folder: Path) -> str:
     return _weights_hash(folder)
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").exists():
-        raise ModelError(f"model folder {folder} has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"model folder {folder} has no weights: a *.safetensors file is needed (pickled weights are not read)"
-        )
-    if not any(
-        (folder / f).exists() for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-    ):
-        raise ModelError(f"model folder {folder} has no tokenizer (tokenizer.json or the files of a slow one)")
-
-
 def _language(
     place: Path | str, name: str, fingerprint: str, dtype: str | None, device: torch.device, **where: Any
 ) -> NeuralLanguage:
     model, tokenizer = load_pretrained(place, name, dtype, device, **where)
-    return NeuralLanguage(model, tokenizer, name=name, fingerprint=fingerprint)
+    with _damage(name):
+        return NeuralLanguage(model, tokenizer, name=name, fingerprint=fingerprint)
 
 
 def load_pretrained(
@@ -222,14 +223,11 @@ def load_pretrained(
 ) -> tuple[Any, Any]:
     """The network (of the class that `auto` chooses) and the tokenizer in a folder or on the hub; ModelError if damaged."""
     options = {"trust_remote_code": False, **where}
-    try:
+    with _damage(name):
+        check_config(place, name, where)
         with _TokenizerDamage(name):
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model, found = _network(auto, place, getattr(torch, dtype) if dtype else "auto", options)
-    except ModelError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
     if device.type == "mps" and model.dtype == torch.float64:
         raise DeviceError(f"model {name!r} is of dtype float64, which mps does not have: add dtype float32")
     if lacking := sorted(found["missing_keys"]):
@@ -264,6 +262,17 @@ def _network(auto: Any, folder: Path | str, dtype: Any, options: dict[str, Any])
         transformers.utils.logging.set_verbosity(verbosity)
 
 
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Turns what `transformers` and `safetensors` raise over damaged or unknown content into a ModelError of one line."""
+    try:
+        yield
+    except AepError:
+        raise
+    except _DAMAGE as error:
+        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
+
+
 class _TokenizerDamage:
     """Turns what `tokenizers` reports of a damaged tokenizer.json, a plain `Exception` among it, into a ModelError."""
 
@@ -279,7 +288,9 @@ class _TokenizerDamage:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, and the second where the first only announces it."""
+    lines = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _from_hub(name: str, revision: str | None, known: dict[str, Path], build: Any):
