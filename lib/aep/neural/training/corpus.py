@@ -274,12 +274,14 @@ def load_split(name: str, path: Path = MANIFEST, *, packages: tuple[str, ...] | 
     """
     if name not in SPLITS:
         raise RecordError(unknown_name("split", name, SPLITS))
-    packages = tuple(PACKAGES) if packages is None else packages
-    rows = [r for r in manifest(path)["documents"] if r["split"] == name and _package(r["id"]) in packages]
-    quoted = _quoted(packages)
-    if all(r["sha256"] in quoted for r in rows):
-        return [Document(r["id"], quoted[r["sha256"]], r["sha256"], name) for r in rows]
-    here = {d.id: d for d in documents(packages)}
+    rows = [r for r in manifest(path)["documents"] if r["split"] == name]
+    if packages is None:
+        here = {d.id: d for d in documents()}
+    else:
+        rows, quoted = [r for r in rows if _package(r["id"]) in packages], _quoted(packages)
+        if all(r["sha256"] in quoted for r in rows):
+            return [Document(r["id"], quoted[r["sha256"]], r["sha256"], name) for r in rows]
+        here = {d.id: d for d in documents(packages)}
     bad = [r["id"] for r in rows if r["id"] not in here or here[r["id"]].sha256 != r["sha256"]]
     if bad:
         raise RecordError(
