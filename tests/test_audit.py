@@ -156,7 +156,7 @@ def test_the_record_with_a_reference_is_that_of_the_pair():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"models": "tales", "text_path": "{text}"}, "PromptError: 'Alice'"),
+        ({"models": "tales", "text_path": "{text}"}, "PromptError: tales knows 339 words, and 'Alice' is none of them"),
         ({"text_path": "{short}"}, "ParameterError: the text has 2 tokens of docs-400k, fewer than a window of 32"),
         ({"text_path": "{nul}"}, "nul.txt holds a NUL byte at position 5"),
         ({"text_path": "{latin}"}, "latin.txt is not UTF-8 text: byte 0xf6 at position 1"),
