@@ -591,6 +591,10 @@ MODELS = {
     "a device": (a_link_at("model.safetensors", os.devnull), "model.safetensors is no file"),
     "a start token outside": (configured(bos_token_id=23), "start token 23 is outside its 23 tokens"),
     "a size in words": (configured(hidden_size="wide"), "'hidden_size' expected int, got str"),
+    "a list for the tokenizer": (
+        lambda place, _: (place / "tokenizer_config.json").write_text("[]"),
+        "has no attribute 'get' .AttributeError.: its config.json or its tokenizer is damaged",
+    ),
     "a billion layers": (configured(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     "weights of a missing package": (
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),

@@ -13,8 +13,9 @@ __all__ = ["coerce", "literal", "read_mapping"]
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _WORDS = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
-# Not only its own: PyYAML hands on what int() and date() say of 5000 digits and of 2020-99-99, and "[[[[..." is too deep.
-_NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+# Not only its own: PyYAML hands on what Python says of 5000 digits, of 2020-99-99, of "!!timestamp x" and "!!bool x", and
+# "[[[[..." is too deep.
+_NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError, AttributeError, LookupError, TypeError)
 
 
 def read_mapping(path: Path) -> dict:

@@ -28,8 +28,8 @@ __all__ = ["card", "embedded", "embedded_rewards", "load", "load_pretrained", "m
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _HUB_SECONDS = 8.0
 # A config that is not of its architecture fails in many ways; ImportError: weights of a package that is not installed.
-_DAMAGE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError, AssertionError)
-_DAMAGE += (ArithmeticError, MemoryError, SafetensorError, hub.StrictDataclassError)
+_TOLD = (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError, hub.StrictDataclassError)
+_DAMAGE = (*_TOLD, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 _REWARD = "-reward"
 _HASHED = {"config.json", "model.safetensors", "tokenizer.json"}  # at least these have a checksum in every card
 
@@ -270,7 +270,9 @@ def _damage(name: str) -> Iterator[None]:
     except AepError:
         raise
     except _DAMAGE as error:
-        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from None
+        known = isinstance(error, _TOLD)
+        hint = "" if known else f" ({type(error).__name__}): its config.json or its tokenizer is damaged"
+        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}{hint}") from None
 
 
 class _TokenizerDamage:
