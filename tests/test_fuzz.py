@@ -147,54 +147,40 @@ def odd(rng: random.Random) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- families
 
-OPTIONS = {
-    "run": ["-p", "-f", "--profile", "--in-place"],
-    "score": [
-        "--context",
-        "--overlap",
-        "--bos",
-        "--adaptor",
-        "--dtype",
-        "--device",
-        "--per-byte",
-        "--width",
-        "--revision",
-    ],
-    "sample": ["--texts", "--seed", "--prompt", "--adaptor", "--stop", "--no-store", "--dtype", "--device", "--width"],
-    "store": ["--verify", "--prune", "--kind", "--damaged", "--yes"],
-    "train": [],
-    "bench": [],
-    "models": [],
-    "corpus": [],
+COMMON = {"--dtype": ["float32", "float64"], "--device": ["cpu"], "-o": ["out.parquet"]}
+COMMON |= {"--adaptor": ["top_k(5)", "temperature(.8)|nucleus(.9)"]}
+OPTIONS: dict[str, dict[str, list[str]]] = {  # of every command, with values that are right; none for a switch
+    "run": {"-p": ["texts", "alpha"], "-f": ["no.yaml"], "--profile": ["default"], "--in-place": []},
+    "score": {
+        "--context": ["full", "strided"],
+        "--overlap": ["4"],
+        "--bos": ["once", "every"],
+        "--per-byte": [],
+        **COMMON,
+    },
+    "sample": {"--texts": ["2"], "--seed": ["3"], "--prompt": ["abc"], "--stop": ["eos"], "--no-store": [], **COMMON},
+    "store": {"--verify": [], "--prune": [], "--kind": ["tokens"], "--damaged": [], "--yes": []},
+    "train": {},
+    "bench": {},
+    "models": {},
+    "corpus": {},
 }
-RIGHT = [
-    "02",
-    "texts",
-    "3",
-    "full",
-    "strided",
-    "4",
-    "once",
-    "top_k(5)",
-    "temperature(.8)|nucleus(.9)",
-    "float32",
-    "cpu",
-]
-RIGHT += ["eos", "tokens", "default", "abc", "seed", "all"]
 
 
 def command_line(rng: random.Random, folder: Path) -> None:
-    command = rng.choice([*OPTIONS, "score", "sample", "run"])
+    command = rng.choice([*OPTIONS, *["score", "sample", "run"] * 3])
     places = {"score": [str(folder / "llama"), str(folder / "text.txt")], "run": ["02"]}
+    places |= {"sample": [str(folder / "llama"), "--tokens", "3"]}
     places |= {"bench": ["no-row"], "train": ["no-model"]}  # the right names would work for minutes
     arguments = [command, *places.get(command, [])]
-    if command == "sample":
-        arguments += [str(folder / "llama"), "--tokens", rng.choice(["3", odd(rng)])]
-    for _ in range(rng.choice([0, 1, 2, 4])):
-        new = rng.choice([*OPTIONS[command], odd(rng)])
-        arguments += [new, *rng.choices([rng.choice(RIGHT), odd(rng)], k=rng.choice([0, 1, 1, 2]))]
-    if rng.random() < 0.3 and command != "bench":
+    for option in rng.sample(sorted(OPTIONS[command]), k=min(len(OPTIONS[command]), rng.choice([0, 1, 1, 2, 3]))):
+        right = OPTIONS[command][option]
+        arguments += [option] + ([rng.choice(right) if rng.random() < 0.6 else odd(rng)] if right else [])
+        arguments += [rng.choice(["3", odd(rng)])] if option == "-p" else []
+    if rng.random() < 0.25 and command != "bench":
         arguments[rng.randrange(len(arguments))] = odd(rng)
+    if rng.random() < 0.15:
+        arguments.insert(rng.randrange(1, len(arguments) + 1), odd(rng))
     commanded([argument.replace("\0", "") for argument in arguments])  # no command line holds a NUL
 
 
