@@ -614,6 +614,15 @@ def test_a_model_folder_that_is_not_to_be_trusted_is_refused_and_runs_nothing(tm
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value) and not canary.exists()
 
 
+def test_the_traps_of_these_tests_do_spring(tmp_path, folder):
+    """Negative control: a pickle that is read and code that is run do leave the canary."""
+    pickle.loads(pickle.dumps(Touch(tmp_path / "pickle")))
+    place = Path(shutil.copytree(folder / "llama", tmp_path / "model"))
+    own_code()(place, tmp_path / "code")
+    exec((place / "own.py").read_text(), {})
+    assert (tmp_path / "pickle").exists() and (tmp_path / "code").exists()
+
+
 @pytest.mark.parametrize("name", ["code beside a known architecture", "weights behind a link"])
 def test_what_is_harmless_loads_and_runs_nothing(tmp_path, folder, name):
     place, canary = Path(shutil.copytree(folder / "llama", tmp_path / "model")), tmp_path / "canary"
