@@ -51,7 +51,7 @@ paper: $(READY) ## run every notebook: figures/ and data/results/ (minutes; PROF
 	@$(PY) -m aep run $(NB) $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(READY) ## unit tests and examples, then the committed notebooks compared output by output (minutes)
-	@echo "tests of the library: 1 to 4 minutes"
+	@echo "tests of the library: about a quarter of an hour on two cores"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile
 	@rm -rf runs/test
 	@if ls notebooks/[0-9A]*.ipynb >/dev/null 2>&1; then \

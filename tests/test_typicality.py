@@ -153,6 +153,11 @@ def test_z_is_its_formula():
     np.testing.assert_allclose(found.p_value, 2 * stats.norm.cdf(-np.abs(found.z)))
 
 
+def test_the_effective_number_of_tokens_has_no_scale():
+    for scale in (1e-300, 1e-162, 1.0, 1e200):
+        np.testing.assert_allclose(effective_tokens(scale * np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])), [2, 1, 0])
+
+
 @given(POSITIVE)
 def test_running_quantities_end_at_the_quantities_of_the_whole_text(x):
     np.testing.assert_allclose(running_mean(x)[..., -1], x.mean(axis=-1), atol=1e-12)

@@ -90,8 +90,9 @@ def effective_tokens(varentropy: Steps) -> PerText:
     >>> float(effective_tokens(np.array([2.0, 2.0, 0.0])))
     2.0
     """
-    squares = np.sum(varentropy**2, axis=-1)
-    total = np.sum(varentropy, axis=-1) ** 2
+    largest = np.max(varentropy, axis=-1, keepdims=True, initial=0.0)  # V of 1e-170 has no square
+    share = np.divide(varentropy, largest, out=np.zeros_like(varentropy), where=largest > 0)
+    squares, total = np.sum(share**2, axis=-1), np.sum(share, axis=-1) ** 2
     return np.divide(total, squares, out=np.zeros_like(total), where=squares > 0)
 
 
