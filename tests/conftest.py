@@ -7,8 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["TQDM_DISABLE"] = "1"
+
+# The same examples in every run, so that a change that passes passes again; HYPOTHESIS_PROFILE=default draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 if os.environ.get("AEP_NO_HOOK", "0") in ("", "0"):
     from jaxtyping import install_import_hook
