@@ -87,3 +87,10 @@ def test_the_version_stands_in_one_place_and_the_citation_agrees():
     assert citation["version"] == aep.__version__
     assert citation["license"] == PROJECT["license"] == "MIT"
     assert f"## {aep.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_binder_installs_the_same():
+    """repo2docker installs the file from the root of the repository; `-c` is relative to the file, `-e` to the root."""
+    lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").split("\n")
+    assert [line for line in lines if line] == ["-c ../constraints.txt", "-e .[test]"]
+    assert (ROOT / ".binder" / "runtime.txt").read_text(encoding="utf-8").strip() == "python-3.11"
