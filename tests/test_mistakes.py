@@ -230,10 +230,12 @@ COMMANDS = [
     # the output
     ([*SCORE, "text.txt", "-o", "notes"], ["'notes' is a folder", "give a file name"]),
     ([*SCORE, "text.txt", "-o", ""], ["is a folder", "give a file name"]),
+    ([*SCORE, "text.txt", "-o", "a\0b"], ["output 'a\\x00b' holds a NUL byte", "give another name"]),
     ([*SCORE, "text.txt", "-o", "no/t.parquet"], ["output folder 'no' does not exist"]),
     ([*SCORE, "text.txt", "-o", "text.txt"], ["'text.txt' is the text itself", "give another name"]),
     ([*SCORE, "text.txt", "-o", os.devnull], [os.devnull, "is no ordinary file", "give another name"]),
     ([*SCORE, "text.txt", "-o", "x" * 250], ["xxx' cannot be written", "File name too long"]),
+    ([*SAMPLE, "-o", "\0"], ["output '\\x00' holds a NUL byte", "give another name"]),
     ([*SAMPLE, "-o", "notes"], ["'notes' is a folder", "give a file name"]),
     ([*SAMPLE, "-o", "no/t.parquet"], ["output folder 'no' does not exist"]),
     # sample
@@ -596,6 +598,14 @@ MODELS = {
         "has no attribute 'get' .AttributeError.: its config.json or its tokenizer is damaged",
     ),
     "a billion layers": (configured(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+    "a vocabulary of terabytes": (
+        configured(vocab_size=10**12),
+        r"embed_tokens.weight is \[23, 16\] in its file and \[1000000000000, 16\] by its config.json",
+    ),
+    "a width of terabytes": (
+        configured(hidden_size=10**6, head_dim=8),
+        r"embed_tokens.weight is \[23, 16\] in its file and \[23, 1000000\] by its config.json",
+    ),
     "weights of a missing package": (
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),
         "'model' cannot be loaded: .*pip install",

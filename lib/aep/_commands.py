@@ -127,6 +127,8 @@ def _network(language: Any) -> Any:
 
 def _writable(path: Path, read: Path | None = None) -> Path:
     """Refuse before the work, not after it, a file that cannot be written; where a link leads to otherwise."""
+    if "\0" in str(path):
+        raise ParameterError(f"output {str(path)!r} holds a NUL byte; give another name")
     if path.is_dir():
         raise ParameterError(f"output {str(path)!r} is a folder; give a file name")
     if path.exists() and not path.is_file():

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from .._progress import enabled
 from ..errors import AepError, DeviceError, ModelError, nearest, unknown_name
 from .language import NeuralLanguage
-from .model_folder import check_config, check_folder
+from .model_folder import check_config, check_folder, check_sizes
 
 __all__ = ["card", "embedded", "embedded_rewards", "load", "load_pretrained", "models", "resolve"]
 
@@ -227,7 +227,7 @@ def load_pretrained(
         check_config(place, name, where)
         with _TokenizerDamage(name):
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model, found = _network(auto, place, getattr(torch, dtype) if dtype else "auto", options)
+        model, found = _network(auto, place, name, getattr(torch, dtype) if dtype else "auto", options)
     if device.type == "mps" and model.dtype == torch.float64:
         raise DeviceError(f"model {name!r} is of dtype float64, which mps does not have: add dtype float32")
     if lacking := sorted(found["missing_keys"]):
@@ -245,11 +245,13 @@ def load_pretrained(
     return model.to(device), tokenizer
 
 
-def _network(auto: Any, folder: Path | str, dtype: Any, options: dict[str, Any]):
+def _network(auto: Any, folder: Path | str, name: str, dtype: Any, options: dict[str, Any]):
     """The network and what transformers says of its weights; the report of many lines that it would print is left out."""
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     try:
+        if isinstance(folder, Path):  # the files of a hub id are not here yet
+            check_sizes(folder, name, auto, options)
         return auto.from_pretrained(
             folder,
             dtype=dtype,

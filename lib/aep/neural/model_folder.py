@@ -1,20 +1,24 @@
 """Whether the files of a model may be read: whole, of safetensors, and without code that would come from elsewhere."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import ModelError, shown
 
-__all__ = ["check_config", "check_folder"]
+__all__ = ["check_config", "check_folder", "check_sizes"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _INDEX = "model.safetensors.index.json"
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _MOST_LAYERS = 10_000  # a damaged number of layers would fill the memory before anything is compared with the weights
+_SPARE = 10**7  # parameters that a network may have beyond twice those in its files: room for ties that are stored once
 
 
 def check_folder(folder: Path) -> None:
@@ -59,6 +63,30 @@ def check_config(place: Path | str, name: str, where: dict[str, Any]) -> None:
             )
         if key in _LAYERS and isinstance(value, int) and value > _MOST_LAYERS:
             raise ModelError(f"model {name!r}: its config.json is damaged, {key} is {shown(value)}")
+
+
+def check_sizes(folder: Path, name: str, auto: Any, options: dict[str, Any]) -> None:
+    """ModelError for a config.json whose network is far larger than the weights in the folder, before it is allocated.
+
+    The network (of the class that `auto` chooses) is built without memory, and its parameters are counted against the
+    headers of the files. Smaller differences are found when the weights are read. Quantized weights are packed: not counted.
+    """
+    config = AutoConfig.from_pretrained(folder, **options)
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    held: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            held |= {tensor: list(file.get_slice(tensor).get_shape()) for tensor in file.keys()}  # noqa: SIM118
+    with torch.device("meta"):
+        network = auto.from_config(config)
+    asked, there = sum(p.numel() for p in network.parameters()), sum(map(math.prod, held.values()))
+    if asked <= 2 * there + _SPARE:
+        return
+    for tensor, value in network.state_dict().items():
+        if (shape := list(value.shape)) != held.get(tensor, shape):
+            raise ModelError(f"model {name!r}: {tensor} is {held[tensor]} in its file and {shape} by its config.json")
+    raise ModelError(f"model {name!r}: its config.json asks for {asked} parameters, and its files hold {there}")
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
