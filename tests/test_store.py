@@ -122,6 +122,13 @@ def test_texts_from_the_store_are_those_drawn_without_one(chain, tmp_path):
     assert len(files(tmp_path)) == 4 * 2
 
 
+def test_texts_that_end_with_another_token_are_other_texts(tmp_path):
+    asked = {"texts": 4, "tokens": 12, "seed": 0, "stop": "eos"}
+    for eos in (0, 2):
+        language = MarkovChain(P, [0.2, 0.5, 0.3], eos=eos)
+        assert same(aep.sample(language, **asked), aep.sample(language, **asked, store=tmp_path))
+
+
 def test_more_texts_draw_only_what_is_missing(chain, tmp_path):
     def sample(texts, prompts=([0],)):
         return aep.sample(chain, list(prompts), texts=texts, tokens=6, seed=3, store=tmp_path)

@@ -251,7 +251,7 @@ def check_distribution(log_p: LogP, *, what: str = "log_p", tolerance: float | N
 
     The default tolerance of the sum is 1e-9 in double precision and 1e-4 in single.
     """
-    tolerance = tolerance or max(1e-9, 1e3 * resolution(log_p))
+    tolerance = max(1e-9, 1e3 * resolution(log_p)) if tolerance is None else tolerance
     deviation = as_numpy(log_sum_exp(log_p)).reshape(-1)
     bad = ~(abs(deviation) <= tolerance)
     if bad.any():

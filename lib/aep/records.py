@@ -96,7 +96,7 @@ class Texts:
     def decode(self, text: int) -> str:
         """The string of one text (without its prompt)."""
         if self.language is None:
-            raise RecordError("these texts were read from a file: give .language = aep.load(name) to decode them")
+            raise RecordError("these texts do not know their language: texts.with_language(aep.load(name)).decode(...)")
         return self.language.decode(self.ids[text])
 
     def with_language(self, language: Any) -> "Texts":
