@@ -372,7 +372,7 @@ def test_empty_pools_are_refused():
 @pytest.mark.parametrize("steps", [0, -1, True])
 def test_a_chain_has_at_least_one_step(steps):
     pool = Proposals(np.zeros(3), np.zeros(3, int))
-    with pytest.raises(ParameterError, match=f"steps={steps}: an integer >= 1 is needed"):
+    with pytest.raises(ParameterError, match=f"steps={steps}: an integer of at least 1 is needed"):
         pool_chains(pool, steps=steps, rng=np.random.default_rng(0))
 
 

@@ -478,5 +478,5 @@ def test_empty_and_impossible_requests_are_refused_in_one_line():
     with pytest.raises(ParameterError, match=r"sizes=\[\]: a pool .* and one size is needed"):
         pool_bias(strings, strings.log_p, [], pools=9, rng=rng)
     for pools in (0, 1):
-        with pytest.raises(ParameterError, match=f"pools={pools}: an integer >= 2"):
+        with pytest.raises(ParameterError, match=f"pools={pools}: an integer of at least 2"):
             pool_bias(strings, strings.log_p, [2], pools=pools, rng=rng)

@@ -267,10 +267,10 @@ def test_every_bad_argument_is_one_clear_line(change, error, message):
 def test_numbers_of_a_wrong_type_are_refused_by_name(name, value):
     arguments = {"texts": 1, "tokens": 1, "seed": 0, "batch": 1, "adaptor": None, "stop": "never", "language": CHAIN}
     with pytest.raises(ParameterError, match=f"^{name}="):
-        sampling._checked(**(arguments | {name: value}))
+        sampling.checked_adaptor(**(arguments | {name: value}))
     with pytest.raises(AdaptorError, match=r"adaptor=3: give an adaptor"):
-        sampling._checked(**(arguments | {"adaptor": 3}))
-    assert sampling._checked(**(arguments | {"adaptor": "top_k(3)"})) == aep.top_k(3)
+        sampling.checked_adaptor(**(arguments | {"adaptor": 3}))
+    assert sampling.checked_adaptor(**(arguments | {"adaptor": "top_k(3)"})) == aep.top_k(3)
 
 
 def test_a_network_refuses_what_does_not_fit_its_context_before_it_starts(tiny):  # noqa: F811

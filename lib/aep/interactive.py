@@ -23,13 +23,12 @@ from .analysis.eprocess import first_rejection, log_e_process
 from .analysis.self_aep import running
 from .analysis.typicality import Paths
 from .errors import ParameterError
-from .information import check_distribution
 from .languages.protocol import Language
 from .neural.loading import load
 from .plotting import colours
 from .plotting.watching import picture
 from .records import Records
-from .sampling import _check_context, _checked, _columns, _prompt_ids, draw, text_stream
+from .sampling import adapted_law, check_context, checked_adaptor, draw, ids_of_prompts, step_columns, text_stream
 
 __all__ = ["Panel", "growing", "state", "watch"]
 
@@ -53,9 +52,9 @@ def growing(
     Raises what `sample` raises, when the first token is asked for: PromptError, ParameterError, AdaptorError,
     ContextTooLong, DistributionError.
     """
-    adaptor = _checked(1, tokens, seed, 1, adaptor, "never", language)
-    prompts = _prompt_ids(language, None if prompt is None else [prompt])
-    _check_context(language, prompts, tokens)
+    adaptor = checked_adaptor(1, tokens, seed, 1, adaptor, "never", language)
+    prompts = ids_of_prompts(language, None if prompt is None else [prompt])
+    check_context(language, prompts, tokens)
     uniforms = text_stream(seed, 0, 0).random(tokens)
     stepping = getattr(language, "stepping", lambda texts: nullcontext())
     meta = {"scorer": language.name, "sampler": {"language": language.name, "adaptor": str(adaptor), "seed": seed}}
@@ -64,9 +63,8 @@ def growing(
     for t in range(tokens):
         with stepping(1):  # one token at a time: between two of them the caller may have other work
             now, state = language.start(prompts) if t == 0 else language.step(state, columns["token"][t - 1 : t])
-            checked = now if adaptor.is_ancestral else check_distribution(now, what="log_p")
-            token = draw(adaptor.transform(checked).log_q, uniforms[t : t + 1])
-            found = {"token": token} | _columns(language, now, token)
+            token = draw(adapted_law(adaptor, now).log_q, uniforms[t : t + 1])
+            found = {"token": token} | step_columns(language, now, token)
         for name, value in found.items():
             value = as_numpy(value)
             columns.setdefault(name, np.zeros(tokens, value.dtype))[t] = value[0]

@@ -14,9 +14,9 @@ from ._array import as_float64, as_numpy, gather, like, namespace
 from ._failures import Failures
 from ._progress import progress
 from .adaptors import Adapted, Adaptor, as_adaptor
-from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, shown, unknown_name
+from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
 from .information import check_distribution
-from .languages.protocol import Language, as_ids
+from .languages.protocol import Language, as_ids, check_count
 from .records import Records, Texts
 from .reduction import row_columns
 from .scoring import check_languages, description, key_parts
@@ -90,9 +90,9 @@ def sample(
     PromptError, ParameterError, AdaptorError, ContextTooLong, DistributionError, RecordError (the store)
     """
     check_languages(language)
-    adaptor = _checked(texts, tokens, seed, batch, adaptor, stop, language)
-    prompt_ids = _prompt_ids(language, prompts)
-    _check_context(language, prompt_ids, tokens)
+    adaptor = checked_adaptor(texts, tokens, seed, batch, adaptor, stop, language)
+    prompt_ids = ids_of_prompts(language, prompts)
+    check_context(language, prompt_ids, tokens)
     sampler = _description(language, adaptor, seed, stop, tokens)
     request = _Request(language, prompt_ids, tokens, seed, adaptor, stop, batch, record, sampler)
     shards = [
@@ -247,12 +247,12 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
     length = np.full(n, tokens)
     log_p, state = language.start(prompts)
     for t in range(tokens):
-        adapted = _adapted(adaptor, log_p)
+        adapted = adapted_law(adaptor, log_p)
         token = draw(adapted.log_q, uniforms[:, t])
         ids[:, t] = as_numpy(token)
         log_q[:, t] = as_numpy(gather(adapted.log_q, token))
         log_z[:, t] = as_numpy(adapted.log_normaliser)
-        for name, value in _columns(language, log_p, token).items() if request.record else ():
+        for name, value in step_columns(language, log_p, token).items() if request.record else ():
             value = as_numpy(value)
             columns.setdefault(name, np.zeros((n, tokens), value.dtype))[:, t] = value
         bar.update(n)
@@ -269,7 +269,7 @@ def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.nda
     ]
 
 
-def _adapted(adaptor: Adaptor, log_p: Any) -> Adapted:
+def adapted_law(adaptor: Adaptor, log_p: Any) -> Adapted:
     """The law to draw from; AdaptorError where log Z is NaN or beyond single precision, in which it is kept."""
     if adaptor.is_ancestral:
         return adaptor.transform(log_p)
@@ -282,20 +282,17 @@ def _adapted(adaptor: Adaptor, log_p: Any) -> Adapted:
     return adapted
 
 
-def _columns(language: Language, log_p: Any, token: Any) -> dict[str, Any]:
+def step_columns(language: Language, log_p: Any, token: Any) -> dict[str, Any]:
     """The columns of one step, in double precision only for a network that computes in it: as `score` gives them."""
     xp = namespace(log_p)
     double = getattr(language, "dtype_name", "float64") == "float64"
     return row_columns(log_p if double else xp.astype(log_p, xp.float32), token)
 
 
-def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
-    for name, value in (("texts", texts), ("tokens", tokens), ("seed", seed), ("batch", batch)):
-        least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ParameterError(f"{name}={shown(value)}: an integer of at least {least} is needed")
-        if value >= 2**63:
-            raise ParameterError(f"{name}={shown(value)}: an integer below 2**63 is needed")
+def checked_adaptor(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
+    """The adaptor of a call of `sample`; ParameterError or AdaptorError, before any work, for options out of range."""
+    check_count(1, texts=texts, tokens=tokens, batch=batch)
+    check_count(0, seed=seed)
     if stop not in _STOPS:
         raise ParameterError(unknown_name("stop rule", stop, _STOPS))
     if stop == "eos" and language.eos is None:
@@ -303,7 +300,8 @@ def _checked(texts, tokens, seed, batch, adaptor, stop, language) -> Adaptor:
     return as_adaptor(adaptor)
 
 
-def _prompt_ids(language, prompts) -> list[np.ndarray]:
+def ids_of_prompts(language, prompts) -> list[np.ndarray]:
+    """The prompts of a call of `sample` as token ids, an empty one for None; PromptError for what is none."""
     if prompts is None:
         if language.needs_context(True):
             raise PromptError(f"{language.name} has no start token: give at least one prompt")
@@ -323,7 +321,8 @@ def _prompt_ids(language, prompts) -> list[np.ndarray]:
     return ids
 
 
-def _check_context(language, prompts, tokens) -> None:
+def check_context(language, prompts, tokens) -> None:
+    """ContextTooLong unless the longest prompt and `tokens` tokens fit into the context of the language."""
     limit = getattr(language, "context_length", None)
     prompt = max(map(len, prompts))
     if limit is not None and prompt + tokens > limit:

@@ -20,7 +20,7 @@ from ..errors import ContextTooLong, ParameterError, unknown_name
 from ..information import THETAS
 from ..languages.protocol import Language
 from ..records import Records, Texts, theta_column
-from ..sampling import _check_context, _checked, _prompt_ids, sample
+from ..sampling import check_context, checked_adaptor, ids_of_prompts, sample
 from ..scoring import _check_pair, check_languages, description, score
 from ..store import open_store
 from .typicality import z_test
@@ -268,13 +268,13 @@ def check_pairs(
         check_languages(language)
         _check_pair(before, language)
         for adaptor in samplers.values():
-            _checked(texts, tokens, seed, batch, adaptor, "never", language)
-        ids = _prompt_ids(language, prompts)
+            checked_adaptor(texts, tokens, seed, batch, adaptor, "never", language)
+        ids = ids_of_prompts(language, prompts)
         limit = getattr(language, "context_length", None)
         for i, prompt in enumerate(ids):
             if limit is not None and len(prompt) >= limit:
                 raise ContextTooLong(
                     f"prompt {i} has {len(prompt)} tokens, {language.name} a context of {limit}: shorten it"
                 )
-        _check_context(language, ids, tokens)
+        check_context(language, ids, tokens)
         before = language

@@ -19,7 +19,7 @@ from ..adaptors import Adaptor, parse
 from ..errors import AdaptorError, ParameterError, PromptError, VocabularyMismatch, unknown_name
 from ..languages import Grammar
 from ..languages.grammar import embedded_grammars
-from ..languages.protocol import Language
+from ..languages.protocol import Language, check_count
 from ..records import Records, Texts
 from ..scoring import check_languages
 from ..store import Store, open_store
@@ -170,9 +170,8 @@ def measure(
     not finite, and what `sample` raises.
     """
     trio.check()
-    for name, value in (("texts", texts), ("tokens", tokens)):
-        if isinstance(value, bool) or value < 1:
-            raise ParameterError(f"{name}={value!r}: an integer of at least 1 is needed")
+    check_count(1, texts=texts, tokens=tokens)
+    check_count(0, seed=seed)
     if len({tuple(p.tolist()) for p in prompts}) < len(prompts) or not len(prompts):
         raise PromptError("prompts have to be distinct, and at least one: ask for more texts per prompt instead")
     size, opened, parts = max(1, BLOCK // texts), open_store(store), []

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import ParameterError, PromptError
+from ..errors import ParameterError, PromptError, shown
 from ..information import check_distribution
 
 __all__ = ["ExactLanguage", "Language", "as_ids", "check_count", "content_hash", "in_chunks", "row_order"]
@@ -96,14 +96,16 @@ def as_ids(ids: Any, vocab_size: int, what: str = "prompt") -> np.ndarray:
 
 
 def check_count(least: int, **numbers: Any) -> None:
-    """ParameterError unless every one of `numbers` is an integer of at least `least`; a bool is none."""
+    """ParameterError unless every one of `numbers` is an integer from `least` to 2^63 - 1; a bool is none."""
     for name, value in numbers.items():
         try:
-            fits = not isinstance(value, bool) and operator.index(value) >= least
+            whole = least - 1 if isinstance(value, bool) else operator.index(value)
         except TypeError:
-            fits = False
-        if not fits:
-            raise ParameterError(f"{name}={value!r}: an integer >= {least} is needed")
+            whole = least - 1
+        if whole < least:
+            raise ParameterError(f"{name}={shown(value)}: an integer of at least {least} is needed")
+        if whole >= 2**63:
+            raise ParameterError(f"{name}={shown(value)}: an integer below 2**63 is needed")
 
 
 def content_hash(*parts: Any) -> str:

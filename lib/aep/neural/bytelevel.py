@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import DistributionError, ParameterError, PromptError, VocabularyMismatch
-from ..languages.protocol import Language, as_ids, in_chunks
+from ..languages.protocol import Language, as_ids, check_count, in_chunks
 from .byte_beam import ByteBeam, Rule, keep_all, keep_best
 from .byte_rows import PromptRows, TokenRows, check_before
 from .byte_tree import TreeRows
@@ -333,6 +333,5 @@ def as_symbols(
 
 def whole(name: str, value: Any) -> int:
     """`value` if it is an integer of at least 1, else ParameterError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{name}={value!r}: an integer of at least 1 is needed")
+    check_count(1, **{name: value})
     return int(value)
