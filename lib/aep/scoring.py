@@ -10,6 +10,7 @@ from warnings import warn
 import numpy as np
 
 from ._array import as_numpy, like
+from ._failures import Failures
 from ._progress import progress
 from .adaptors import Adaptor, ancestral, as_adaptor
 from .errors import AdaptorError, ParameterError, PromptError, VocabularyMismatch, unknown_name
@@ -58,7 +59,8 @@ def score(
         that has none) and without a prompt, the first token of a text is context and not scored
     chunk : rows whose full distributions are held at once (by default about 2^23 entries); changes no value
     compiled : None compiles the reduction for large work only (`neural.compiled`); True, False: whenever possible, never
-    store : a folder, or True for the store of this user: records are kept there in shards and found again
+    store : a folder, or True for the store of this user: records are kept there in shards and found again. Where the
+        scorer fails on a text, the other shards are scored and kept before the error is raised
 
     Returns
     -------
@@ -104,7 +106,7 @@ def _written(texts: Texts, meta: dict[str, Any]) -> Records | None:
 
 def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch, written) -> Records:
     """What the store has, and the rest scored (or as `written` while sampling) in groups of shards that fill a batch; each
-    is put into the store when it is done."""
+    is put into the store when it is done. The shards of a group that fails are tried one by one."""
     shards = shards_of(texts)
     selected = [texts.select(shard) for shard in shards]
     found = [store.get("tokens", key_parts(meta, part), scorer) for part in selected]
@@ -113,16 +115,27 @@ def _through_store(store: Store, texts, jobs, compute, meta, scorer, batch, writ
         if sum(len(ids) for k in groups[-1] for ids in selected[k].ids) >= batch:
             groups.append([])
         groups[-1].append(i)
-    for group in filter(None, groups):
+    failures = Failures(scorer, len(shards) > 1, store.folder)
+    groups = [group for group in groups if group]
+    while groups:
+        group = groups.pop(0)
         wanted = np.concatenate([shards[i] for i in group])
         new = {text: k for k, text in enumerate(wanted.tolist())}
         parts = [job._replace(text=new[job.text]) for job in jobs if job.text in new]
-        scored = compute(parts) if written is None else written.select(wanted)
+        with failures:
+            scored = compute(parts) if written is None else written.select(wanted)
+        if failures.caught is not None and len(group) > 1:
+            groups[:0] = [[i] for i in group]
+            continue
+        if failures.caught is not None:
+            failures.note(f"texts {wanted[0]} to {wanted[-1]} (of prompt {texts.prompt[wanted[0]]})")
+            continue
         ends = np.cumsum([len(shards[i]) for i in group])
         for i, end in zip(group, ends, strict=True):
             part = scored.select(np.arange(end - len(shards[i]), end))
             part = replace(part, meta=meta, language=scorer, text_keys=selected[i].keys())
             found[i] = store.put("tokens", key_parts(meta, selected[i]), part)
+    failures.finish()
     return replace(Records.concatenate(found), meta=meta, language=scorer)
 
 
