@@ -1,5 +1,6 @@
 """Training checkpoints that survive a kill, a full disk and a damaged file: the last good one is never touched."""
 
+import hashlib
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ from aep.records import store_home
 __all__ = ["load_checkpoint", "save_checkpoint", "store"]
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_MARK = b"aep checkpoint, sha256 "  # then 64 hexadecimal digits and a line end; torch's own checksums are not looked at
 _log = logging.getLogger(__name__)
 
 
@@ -29,11 +31,13 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    content = buffer.getbuffer()
     temporary = folder / (CURRENT + ".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if (folder / CURRENT).exists():
@@ -49,13 +53,25 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The newest readable checkpoint in `folder`, or None."""
+    """The newest checkpoint in `folder` that is whole, or None. One that is not is named in one line of the log."""
     for name in (CURRENT, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            _log.warning("checkpoint %s is damaged (%s): trying the one before", path, type(error).__name__)
+            return torch.load(io.BytesIO(_content(path)), map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            then = "trying the one before" if name == CURRENT else "the training begins again"
+            _log.warning("checkpoint %s is damaged (%s): %s", path, type(error).__name__, then)
     return None
+
+
+def _content(path: Path) -> bytes:
+    """What torch has written; ValueError where it differs from its checksum (a file without one is older than those)."""
+    raw = path.read_bytes()
+    if not raw.startswith(_MARK):
+        return raw
+    line, _, content = raw.partition(b"\n")
+    if line != _MARK + hashlib.sha256(content).hexdigest().encode():
+        raise ValueError(f"{path} differs from its checksum")
+    return content
