@@ -125,7 +125,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(capsys, monkeypatch):
 
     monkeypatch.setattr(aep, "models", interrupted)
     code, _, err = call(capsys, "models")
-    assert code == 130 and err == "aep: interrupted; what was finished is kept\n"
+    assert code == 130 and err == "aep: interrupted; the same command goes on or begins again\n"
 
 
 def test_help_is_immediate_and_names_every_command():
@@ -415,7 +415,8 @@ def test_an_interrupted_run_ends_within_seconds_in_one_line_and_leaves_no_file(t
     line = child.stderr.readline()
     assert time.perf_counter() - sent < 4  # within a second on an idle machine; Python's own end takes as long again
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and line == "aep: interrupted; no half-written file is left\n" and out + err == ""
+    kept = "no half-written file is left, and the same command begins again"
+    assert child.returncode == 130 and line == f"aep: interrupted; {kept}\n" and out + err == ""
     assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
 
 

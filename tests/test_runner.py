@@ -218,7 +218,8 @@ def test_an_interrupt_keeps_finished_notebooks_and_ends_with_130_and_one_line(ho
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err.strip() == "aep: interrupted in 04_slow; finished notebooks are kept"
+    kept = "finished notebooks are kept, and the same command runs all of its notebooks again"
+    assert err.strip() == f"aep: interrupted in 04_slow; {kept}"
     assert (run_folder(house, "01_toy") / "notebook.ipynb").is_file()
     assert json.loads((run_folder(house, "04_slow") / "run.json").read_text())["status"] == "interrupted"
 

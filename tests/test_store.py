@@ -353,7 +353,9 @@ def test_an_error_while_writing_leaves_neither_a_file_nor_a_rest(tmp_path, monke
     with pytest.raises(expected) as caught:
         Store(tmp_path).fetch("tokens", {"x": 1}, record)
     if expected is RecordError:
-        assert "cannot write" in str(caught.value) and str(caught.value).endswith("No space left on device")
+        assert "cannot write" in str(caught.value) and str(caught.value).endswith(
+            "No space left on device: make room, and the same command goes on"
+        )
     assert not files(tmp_path)
 
 

@@ -7,12 +7,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from .errors import AepError, ParameterError, nearest, shown
+from .errors import AepError, ParameterError, make_room, nearest, shown
 
 __all__ = ["main"]
 
 # What this package makes below AEP_HOME, which may point to a folder that holds other things too.
 _KEPT = {"texts": "records/texts", "tokens": "records/tokens", "training": "training", "probes": "probes"}
+
+_AGAIN = "no half-written file is left, and the same command begins again"
+_AFTER_INTERRUPT = {
+    "sample": "finished texts are in the store, and the same command goes on from them",
+    "score": _AGAIN,
+    "train": "the same command goes on from the last checkpoint",
+    "bench": "rows that were measured are in the table, and the same command measures all its rows again",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -265,13 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (AepError, OSError) as error:
         strerror, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
         message = f"{strerror}: {str(filename)!r}" if strerror and filename else str(error)
+        message += make_room(error) if isinstance(error, OSError) else ""
         print(f"aep: {_one_line(message) or type(error).__name__}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        kept = "what was finished is kept"
-        if options is not None and options.command in ("score", "sample"):
-            kept = "no half-written file is left"
-        print(f"aep: interrupted; {kept}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = _AFTER_INTERRUPT.get(getattr(options, "command", ""), "the same command goes on or begins again")
+        kept = _AGAIN if getattr(options, "no_store", False) else kept
+        print(f"aep: interrupted; {_one_line(str(interrupt)) or kept}", file=sys.stderr)
         return 130
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import RecordError
+from .errors import RecordError, make_room
 
 __all__ = ["KERNEL_VERSION", "SCHEMA_VERSION", "Header", "content_key", "header", "read", "write"]
 
@@ -69,7 +69,7 @@ def write(table: pa.Table, kind: str, meta: Mapping[str, Any], path: Path, key: 
         os.replace(temporary, path)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise RecordError(f"cannot write {path}: {reason}") from None
+        raise RecordError(f"cannot write {path}: {reason}{make_room(error)}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()

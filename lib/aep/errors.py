@@ -1,6 +1,7 @@
 """Errors a user can cause. All are ``ValueError``s; every message names the offending value and what to do."""
 
 import difflib
+import errno
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "PromptError",
     "RecordError",
     "VocabularyMismatch",
+    "make_room",
     "nearest",
     "shown",
     "unknown_name",
@@ -60,6 +62,19 @@ class RecordError(AepError):
 
 class ParameterError(AepError):
     """A notebook, parameter or command-line value that is not valid."""
+
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # no space, a limit on the size of files, a quota
+
+
+def make_room(error: BaseException) -> str:
+    """What to do about a full disk, to be put after a message; nothing for any other error.
+
+    >>> make_room(OSError(28, "No space left on device")), make_room(OSError(13, "Permission denied"))
+    (': make room, and the same command goes on', '')
+    """
+    full = getattr(error, "errno", None) in _FULL or "os error 28" in str(error)  # as libraries in Rust say it
+    return ": make room, and the same command goes on" if full else ""
 
 
 _BRIEF = reprlib.Repr()

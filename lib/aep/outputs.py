@@ -82,12 +82,18 @@ def committed(name: str) -> pd.DataFrame:
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:
-    """Write bytes, or text as UTF-8, under a temporary name, then rename: a reader sees the old file or the new one."""
+    """Write bytes, or text as UTF-8, under a temporary name, then rename: a reader sees the old file or the new one.
+
+    An OSError names `path`, also where the system does not (a disk that is full).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         part.write_bytes(text.encode() if isinstance(text, str) else text)
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -218,9 +224,12 @@ class Run:
                 raise ParameterError(unknown_name(name, str(self.parameters[name]), map(str, allowed)))
 
     def provenance(self) -> dict[str, Any]:
-        """What run.json says now (empty before the run has begun)."""
-        path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        """What run.json says now (empty before the run has begun, or where the file is damaged)."""
+        try:
+            said = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
 
     def update(self, **entries: Any) -> None:
         """Add entries to run.json, or replace them."""

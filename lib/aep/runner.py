@@ -138,10 +138,12 @@ def run(
                     failed.append(planned.stem)
                     refused += [planned.stem] if getattr(error, "ename", None) in _REFUSALS else []
             except KeyboardInterrupt:
-                print(f"aep: interrupted in {planned.stem}; finished notebooks are kept", file=sys.stderr)
+                kept = "finished notebooks are kept, and the same command runs all of its notebooks again"
+                print(f"aep: interrupted in {planned.stem}; {kept}", file=sys.stderr)
                 return 130
-    if in_place:
-        data_table.update(root)
+            finally:
+                if in_place:
+                    data_table.update(root)
     total = f"{len(numbers)} notebook{'s' * (len(numbers) > 1)} in {time.monotonic() - started:.0f} s"
     print(f"{total}, failed: {', '.join(failed)}" if failed else f"{total}, all succeeded")
     return 0 if not failed else 2 if refused == failed else 1
@@ -178,7 +180,8 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | No
     source = outputs.notebook_files(root)[planned.notebook]
     changed = {k: v for k, v in planned.parameters.items() if v != outputs.defaults(planned.notebook, root)[k]}
     planned.folder.mkdir(parents=True, exist_ok=True)
-    part = planned.folder / f"{planned.stem}.running.ipynb"
+    _sweep(planned.folder)
+    part = planned.folder / f".{planned.stem}.{os.getpid()}.running.ipynb"  # of this process: another may run the same
     kept = planned.folder / f"{planned.stem}.failed.ipynb"
     started = time.monotonic()
     try:
@@ -196,9 +199,8 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | No
         planned.update(status="failed", wall_seconds=round(time.monotonic() - started, 1))
         print(f"aep: {planned.stem} failed, {_reason(error)} ({_shown(kept, root)})", file=sys.stderr)
         return error
-    except KeyboardInterrupt:
-        part.unlink(missing_ok=True)
-        planned.update(status="interrupted", wall_seconds=round(time.monotonic() - started, 1))
+    except (KeyboardInterrupt, OSError) as error:
+        _cut_off(planned, part, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", started)
         raise
     kept.unlink(missing_ok=True)
     _finish(part, planned.folder / "notebook.ipynb")
@@ -209,6 +211,21 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | No
         where = _shown(source, root)
     print(f"{planned.stem}: done in {time.monotonic() - started:.0f} s, {where}")
     return None
+
+
+def _cut_off(planned: outputs.Run, part: Path, status: str, started: float) -> None:
+    """What is left to do for a run that was interrupted, or that the disk had no room for."""
+    part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        planned.update(status=status, wall_seconds=round(time.monotonic() - started, 1))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left in the folder of a run: hidden files not written to for an hour."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(OSError):  # of a process that is just renaming it
+            if path.name.endswith((".tmp", ".running.ipynb")) and time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
 
 
 def _reason(error: Exception) -> str:

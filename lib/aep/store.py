@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ._parquet import KERNEL_VERSION, Header, content_key, header, read, write
-from .errors import ParameterError, RecordError, unknown_name
+from .errors import ParameterError, RecordError, make_room, unknown_name
 from .information import THETAS
 from .records import OF_A_PAIR, OF_ONE, Records, Texts, store_home, theta_column
 
@@ -113,7 +113,7 @@ class Store:
             for kind in KINDS:
                 (self.folder / kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecordError(f"cannot use the store {self.folder}: {error.strerror}") from None
+            raise RecordError(f"cannot use the store {self.folder}: {error.strerror}{make_room(error)}") from None
 
     def path(self, kind: str, parts: Mapping[str, Any]) -> Path:
         """The file of these parts, whether it exists or not; ParameterError for an unknown kind."""

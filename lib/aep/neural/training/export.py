@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
-from aep.errors import ModelError
+from aep.errors import ModelError, make_room
 from aep.intervals import ratio
 from aep.neural.training import corpus, fastloss
 from aep.neural.training.cards import LICENCES, readme
@@ -180,9 +180,30 @@ def publish(out: Path, write: Callable[[Path], dict]) -> Path:
     """Fill `out` with what `write` puts into the folder it is given, and with the card that it returns and its page.
 
     Everything is made in a folder beside `out` first; a half-replaced model does not match its card and is refused.
+    ModelError, in one line, for a full disk: the training itself is in its checkpoint.
     """
     draft = out.with_name(out.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
+    with _FullDisk(out):
+        return _published(draft, out, write)
+
+
+class _FullDisk:
+    """Turns what Python and libraries in Rust raise over a full disk, a plain `Exception` among it, into a ModelError."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, Exception) and (mend := make_room(error)):
+            said = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise ModelError(f"model {self.out.name!r} cannot be written to {self.out}: {said}{mend}") from None
+
+
+def _published(draft: Path, out: Path, write: Callable[[Path], dict]) -> Path:
     said = write(draft)
     (draft / "README.md").write_text(readme(said), encoding="utf-8", newline="\n")
     out.mkdir(parents=True, exist_ok=True)

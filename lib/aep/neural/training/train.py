@@ -159,7 +159,8 @@ def fit_batches(
 ) -> Run:
     """Train `spec` on `batches`, validated on the rows `held`, from the checkpoint in `folder` if there is one, to its end.
 
-    `until` stops after that step, as an interrupt would. A checkpoint is written every five minutes and at the end.
+    `until` stops after that step, as an interrupt would. A checkpoint is written every five minutes, at the end, and
+    before the KeyboardInterrupt after a Ctrl-C, which says where the run stands.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     run = begin(spec, device)
@@ -171,8 +172,7 @@ def fit_batches(
     with postponed_interrupt() as interrupted:
         _loop(run, batches, torch.from_numpy(held).to(device), folder, last, interrupted)
     if interrupted:
-        print(f"{spec.name}: stopped at step {run.step} of {spec.steps}; the same command resumes", file=sys.stderr)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"{spec.name}: stopped at step {run.step} of {spec.steps}; the same command resumes")
     return run
 
 
