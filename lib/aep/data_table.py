@@ -7,10 +7,11 @@ reads (`outputs.committed`) is compared with its row first.
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import RecordError, unknown_name
+from .errors import RecordError, make_room, unknown_name
 from .outputs import repository, write_atomically
 
 __all__ = ["FileRow", "data_files", "read", "update", "verified"]
@@ -93,5 +94,18 @@ def update(root: Path | None = None) -> None:
         write_atomically(path, new)
 
 
+def main() -> int:
+    """``python -m aep.data_table``; errors and an interrupt on one line."""
+    try:
+        update()
+    except OSError as error:
+        print(f"aep: {error.strerror}: {error.filename!r}{make_room(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("aep: interrupted; data/README.md is as it was, and the same command begins again", file=sys.stderr)
+        return 130
+    return 0
+
+
 if __name__ == "__main__":
-    update()
+    sys.exit(main())

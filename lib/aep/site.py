@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import AepError, ParameterError
-from .outputs import repository
+from .errors import AepError, ParameterError, make_room
+from .outputs import repository, write_atomically
 
 __all__ = ["Entry", "build", "entries", "main"]
 
@@ -94,25 +94,32 @@ def entries(readme: str) -> list[Entry]:
 def build(folder: Path) -> list[Path]:
     """Write ``index.html``, a page per notebook of the README's table and the first figure of each; the files written.
 
-    ParameterError for a folder that holds other things than such a site.
+    ParameterError for a folder that holds other things than such a site, or a part of one.
     """
     from nbconvert import HTMLExporter
 
     root = repository()
     listed = entries((root / "README.md").read_text(encoding="utf-8"))
-    if folder.exists() and any(folder.iterdir()) and not (folder / "index.html").is_file():
+    ours = {"index.html", "figures", *(f"{entry.stem}.html" for entry in listed)}
+    there = list(folder.iterdir()) if folder.exists() else []
+    if not (folder / "index.html").is_file() and not all(_is_ours(path, ours) for path in there):
         raise ParameterError(f"{folder} holds other files: give a new folder, or one that this command wrote")
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     exporter, written = HTMLExporter(), []
     for entry in listed:
         body, _ = exporter.from_filename(str(root / "notebooks" / f"{entry.stem}.ipynb"))
         written.append(folder / f"{entry.stem}.html")
-        written[-1].write_text(_page(body, entry, listed), encoding="utf-8")
+        write_atomically(written[-1], _page(body, entry, listed))
         print(f"{written[-1]}", flush=True)
     articles = "\n".join(_article(entry, _lead(root, entry, folder)) for entry in listed)
     written.append(folder / "index.html")
-    written[-1].write_text(_PAGE.format(articles=articles), encoding="utf-8")
+    write_atomically(written[-1], _PAGE.format(articles=articles))
     return written
+
+
+def _is_ours(path: Path, ours: set[str]) -> bool:
+    """Whether a file of a folder without index is one that a run of this command may have left that was cut off."""
+    return path.name in ours or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def _page(body: str, entry: Entry, listed: list[Entry]) -> str:
@@ -164,9 +171,14 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         written = build(Path(arguments[0]))
-    except AepError as error:
-        print(f"aep: {error}", file=sys.stderr)
+    except (AepError, OSError) as error:
+        strerror, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
+        message = f"{strerror}: {str(filename)!r}" if strerror and filename else str(error)
+        print(f"aep: {message}{make_room(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("aep: interrupted; finished pages are kept, and the same command makes all again", file=sys.stderr)
+        return 130
     print(f"open {written[-1].resolve().as_uri()}")
     return 0
 

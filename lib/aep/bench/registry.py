@@ -86,8 +86,8 @@ def run(names: Sequence[str] = (), path: Path | None = None):
         kept = old[~old["name"].isin([r["name"] for r in measured])].to_dict("records")
         table = pd.DataFrame(kept + measured, columns=COLUMNS).sort_values("name")
         write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    if path == committed:
-        data_table.update()
+        if path == committed:
+            data_table.update()
     return pd.DataFrame(measured, columns=COLUMNS)
 
 

@@ -132,8 +132,8 @@ def savefig(figure, run: Run, name: str) -> None:
     pdf, png = run.figures / f"{name}.pdf", run.figures / f"{name}.png"
     page = _drawn(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None})
     if not (png.is_file() and pdf.is_file() and pdfs_agree(pdf.read_bytes(), page)):
-        write_atomically(pdf, page)
         write_atomically(png, _drawn(figure, "png", {"Software": None}))
+        write_atomically(pdf, page)  # last, since this one is compared: after a kill in between, both are written again
 
 
 def _drawn(figure, kind: str, metadata: dict[str, None]) -> bytes:
