@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ._array import as_float64, as_numpy, gather, like, namespace
+from ._failures import Failures
 from ._progress import progress
 from .adaptors import Adapted, Adaptor, as_adaptor
-from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, unknown_name
+from .errors import AdaptorError, ContextTooLong, DistributionError, ParameterError, PromptError, shown, unknown_name
 from .information import check_distribution
 from .languages.protocol import Language, as_ids, check_count
 from .records import Records, Texts
@@ -75,7 +76,8 @@ def sample(
         model's generation config
     stop : "never" samples on past an end token, so that every text has `tokens` tokens; "eos" ends a text after it
     store : a folder, or True for the store of this user: texts are kept there in shards of 16, each as soon as it is
-        complete, and found again by any request that contains them
+        complete, and found again by any request that contains them. Where the language fails on a prompt, the texts of the
+        others are drawn and kept before the error is raised
     record : reduce the laws that are sampled from to the columns of `Records` (of the language itself, without the adaptor):
         `score(texts, language)` then returns `texts.records` without a second pass over the network
 
@@ -153,12 +155,14 @@ def _drawn(request: _Request, shards: list[_Shard], store: Store | None) -> dict
     found = {shard: texts for shard in shards if store and (texts := _found(store, request, shard)) is not None}
     rows: dict[_Shard, list[_Row]] = {shard: [] for shard in shards if shard not in found}
     owner = {job: shard for shard in rows for job in shard.jobs()}
-    for job, row in _rows(request, list(owner)):
+    failures = Failures(request.language, len(request.prompts) > 1, store and store.folder)
+    for job, row in _rows(request, list(owner), failures):
         shard = owner[job]
         rows[shard].append(row)
         if len(rows[shard]) == shard.count:
             texts = _as_texts(request, shard, rows.pop(shard))
             found[shard] = _put(store, request, shard, texts) if store else texts
+    failures.finish()
     return found
 
 
@@ -206,21 +210,31 @@ def _as_texts(request: _Request, shard: _Shard, rows: list[_Row]) -> Texts:
     return replace(texts, records=Records(columns, meta, request.language, texts.keys()))
 
 
-def _rows(request: _Request, jobs: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], "_Row"]]:
-    """(prompt, text) and `_sample_batch`'s row of every job, batch by batch: prompts in order of length."""
+def _rows(request: _Request, jobs: list[tuple], failures: Failures) -> Iterator[tuple[tuple[int, int], _Row]]:
+    """(prompt, text) and `_sample_batch`'s row of every job, batch by batch: prompts in order of length. The prompts of a
+    batch that fails are tried one by one, and those that fail alone are noted and left out."""
     language, prompts = request.language, request.prompts
     jobs = sorted(jobs, key=lambda job: (len(prompts[job[0]]), job))  # a batch holds prompts of one length
     stepping = getattr(language, "stepping", nullcontext)(min(request.batch, max(len(jobs), 1)))
-    total = len(jobs) * request.tokens
+    total, alone = len(jobs) * request.tokens, set()
     with stepping, progress(total=total, desc=f"sampling {language.name}", unit="token") as bar:
         while jobs:
-            length = len(prompts[jobs[0][0]])
+            first = jobs[0][0]
+            length = len(prompts[first])
             now = [job for job in jobs[: request.batch] if len(prompts[job[0]]) == length]
-            jobs = jobs[len(now) :]
+            now = [job for job in now if job[0] == first] if first in alone else now
             uniforms = np.stack([text_stream(request.seed, *job).random(request.tokens) for job in now])
             contexts = [prompts[p] for p, _ in now]
-            rows = _sample_batch(request, contexts, uniforms, bar)
-            yield from zip(now, rows, strict=True)
+            with failures:
+                rows = _sample_batch(request, contexts, uniforms, bar)
+            if failures.caught is None:
+                jobs = jobs[len(now) :]
+                yield from zip(now, rows, strict=True)
+            elif len(here := {p for p, _ in now}) > 1:
+                alone |= here
+            else:
+                failures.note(f"prompt {first} (ids {shown(prompts[first].tolist())})")
+                jobs = [job for job in jobs if job[0] != first]
 
 
 def _sample_batch(request: _Request, prompts: list[np.ndarray], uniforms: np.ndarray, bar: Any) -> list[_Row]:
