@@ -14,7 +14,7 @@ LIBRARY = ROOT / "lib" / "aep"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FLOORS = [
     {"errors", "_agree", "_array", "_progress", "_display", "_parquet", "_text_files", "_failures"},
-    {"information", "intervals", "optimum"},
+    {"information", "intervals", "importance", "optimum"},
     {"adaptors"},
     {"languages"},
     {"records", "store", "parameters", "outputs", "data_table"},

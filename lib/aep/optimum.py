@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
 from .errors import ParameterError
+from .importance import kish, pareto_k, systematic
 from .intervals import Interval
 
 __all__ = [
@@ -91,7 +92,7 @@ def log_normaliser(log_p: Column, log_proposal: Column, reward: Column, beta: fl
     """
     log_w = _log_weights(log_p, log_proposal, reward, 1 / _positive(beta))
     found = _interval(_log_mean(log_w), _relative(log_w))
-    return LogNormaliser(*found, _effective(log_w), pareto_k(log_w))
+    return LogNormaliser(*found, float(kish(log_w)), pareto_k(log_w))
 
 
 def weights(log_p: Column, log_proposal: Column, reward: Column, beta: float) -> Column:
@@ -115,9 +116,7 @@ def resample(rng: np.random.Generator, weight: Column, size: int) -> Int[np.ndar
     """
     if size < 1 or not len(weight):
         raise ParameterError(f"size={size}: at least one text, from a pool that is not empty")
-    cdf = np.cumsum(weight)
-    at = np.searchsorted(cdf, cdf[-1] * (np.arange(size) + rng.random()) / size, side="right")
-    return rng.permutation(np.minimum(at, np.flatnonzero(weight)[-1]))
+    return rng.permutation(systematic(rng, weight, size))
 
 
 def expectation(values: Column, weight: Column) -> Interval:
@@ -191,7 +190,7 @@ def tilted_family(
         row = {"beta": float(beta)}
         for name, interval in found.items():
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
-        rows.append(row | {"effective": _effective(log_w), "pareto_k": pareto_k(log_w)})
+        rows.append(row | {"effective": float(kish(log_w)), "pareto_k": pareto_k(log_w)})
     return pd.DataFrame(rows)
 
 
@@ -254,21 +253,6 @@ def slope_and_correlation(log_p: Column, log_policy: Column, reward: Column, bet
     return Agreement(_interval(slope, dx * (dy - slope * dx) / sx**2), correlation, float(u.std(ddof=1)))
 
 
-def pareto_k(log_weight: Column) -> float:
-    """Pareto k̂ of the largest importance weights, which have about 1/k̂ finite moments (ArviZ; Vehtari et al. 2024).
-
-    Estimates are reliable below .7. NaN for fewer than 25 texts, and where the largest weights are ties or zero.
-    """
-    n = len(log_weight)
-    tail = np.sort(log_weight)[-int(min(n / 5, 3 * np.sqrt(n))) - 1 :] if n >= 25 else log_weight[:0]
-    if not len(tail) or not np.isfinite(tail).all() or np.ptp(tail) < 1e-9:
-        return float("nan")
-    from arviz_stats.base import array_stats  # seconds of import that few need
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(array_stats.psislw(-log_weight)[1])  # psislw takes log-likelihoods: minus the log-weights
-
-
 # --------------------------------------------------------------------------------------------------------------- algebra
 
 
@@ -319,10 +303,6 @@ def _log_mean(log_w: Column) -> float:
 def _relative(log_w: Column) -> Column:
     """w / mean w - 1, the influence of log mean w."""
     return np.exp(log_w - _log_mean(log_w)) - 1
-
-
-def _effective(log_w: Column) -> float:
-    return float(np.exp(2 * special.logsumexp(log_w) - special.logsumexp(2 * log_w)))
 
 
 def _family_kl(log_w: Column, reward: Column, s: float, mean: float) -> Interval:

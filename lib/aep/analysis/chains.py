@@ -15,6 +15,7 @@ from scipy import stats
 
 from .. import intervals
 from ..errors import DistributionError, ParameterError
+from ..importance import kish, pareto_k
 from ..intervals import Interval
 from .metropolis import Chains, Proposals
 
@@ -26,7 +27,6 @@ __all__ = [
     "diagnostics",
     "effective_size",
     "goodness_of_fit",
-    "pareto_k",
 ]
 
 Draws = Float[np.ndarray, "chains steps"]
@@ -128,20 +128,6 @@ def cramers_v(labels: Labels, lag: int = 1) -> float:
     return float(min(1.0, np.sqrt(corrected / least))) if least > 0 else float("nan")
 
 
-def pareto_k(log_weight: Float[np.ndarray, " texts"]) -> float:
-    """Pareto k̂ of the largest importance weights: the weights have about 1/k̂ finite moments (ArviZ; Vehtari et al. 2024).
-
-    Estimates are reliable below 0.7 and the variance of the weights is infinite above 0.5. Negative for bounded weights;
-    NaN for fewer than 25, and where the largest are ties.
-    """
-    n = len(log_weight)
-    tail = np.sort(log_weight)[-int(min(n / 5, 3 * np.sqrt(n))) - 1 :] if n >= 25 else log_weight[:0]
-    if not len(tail) or np.ptp(tail) < 1e-9:
-        return float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(_array_stats().psislw(-log_weight)[1])  # psislw takes log-likelihoods: minus the log-weights
-
-
 def diagnostics(
     chains: Chains, pool: Proposals, values: Float[np.ndarray, " texts"] | None = None, *, lag: int = 1
 ) -> pd.DataFrame:
@@ -160,14 +146,13 @@ def diagnostics(
         log_weight = pool.log_weight[pool.prompt == prompt]
         draws = np.asarray(values, np.float64)[text]
         finite = log_weight[np.isfinite(log_weight)]
-        w = np.exp(finite - finite.max())
         short = draws.shape[1] <= lag
         row = {"prompt": prompt, "texts": len(log_weight)}
         row |= zip(("acceptance", "low", "high"), _accepted(accepted.astype(np.float64), 0.95), strict=True)
         row |= {"effective": effective_size(draws), "draws": draws.size, "rhat": _rhat(draws)}
         row["autocorrelation"] = np.nan if short else autocorrelation(draws, lag)[-1]
         row["cramers_v"] = np.nan if short else cramers_v(text, lag)
-        rows.append(row | {"pareto_k": pareto_k(finite), "kish": w.sum() ** 2 / (w @ w)})
+        rows.append(row | {"pareto_k": pareto_k(finite), "kish": float(kish(finite))})
     return pd.DataFrame(rows).set_index("prompt")
 
 

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from .. import intervals
 from ..adaptors import Adaptor, top_k
 from ..errors import ParameterError
-from .chains import cramers_v, pareto_k
+from ..importance import kish, pareto_k
+from .chains import cramers_v
 from .metropolis import Chains, Proposals, pool_chains, pool_target
 from .schemes import pool
 
@@ -137,7 +138,7 @@ def _mixing(proposals: Proposals, run: Chains) -> dict[str, float]:
         "texts": min(map(len, of_prompt)),
         "acceptance": run.accepted.mean(),
         "cramers_v": np.mean([cramers_v(text) for text in run.text]),
-        "kish": np.mean([1 / np.sum(pool_target(w) ** 2) for w in of_prompt]),
+        "kish": np.mean([kish(w) for w in of_prompt]),
         "pareto_k": np.nan if np.isnan(heavy).all() else np.nanmax(heavy),
         "prompts_pooled": 1 / np.sum(shares**2),
     }

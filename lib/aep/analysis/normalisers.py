@@ -16,11 +16,11 @@ from scipy import optimize, special
 from .. import information
 from ..adaptors import Adaptor, as_adaptor, parse, temperature
 from ..errors import AdaptorError, DistributionError, ParameterError, PromptError, RecordError
+from ..importance import pareto_k
 from ..intervals import Interval, bootstrap, mean
 from ..languages import ExactLanguage, FiniteLanguage, HiddenMarkov, MarkovChain, Mixture
 from ..languages.protocol import as_ids
 from ..records import Texts
-from .chains import pareto_k
 
 __all__ = [
     "Growth",

@@ -20,7 +20,18 @@ from ..sampling import sample
 from ..scoring import score
 from .calibration import normal_p_values
 from .eprocess import time_uniform_band
-from .typicality import Paths, PerText, Steps, effective_tokens, running_mean, running_sigma, z_test
+from .typicality import (
+    LATE_SHARE,
+    LEAST_TOKENS,
+    NOISE,
+    Paths,
+    PerText,
+    Steps,
+    effective_tokens,
+    running_mean,
+    running_sigma,
+    z_test,
+)
 
 __all__ = [
     "Regime",
@@ -41,7 +52,6 @@ __all__ = [
     "verdicts",
 ]
 
-LEAST_TOKENS, LATE_SHARE, NOISE = 30.0, 0.01, 1e-6  # the rules of `typicality.z_test`
 VERDICTS = (
     "test",
     "no test: ΣV is zero or rounding",

@@ -26,6 +26,7 @@ from .. import intervals
 from .._array import as_numpy, gather
 from ..adaptors import Adaptor, ancestral
 from ..errors import ContextTooLong, ParameterError
+from ..importance import kish, systematic
 from ..information import entropy
 from ..languages.protocol import Language, as_ids
 from ..records import Records
@@ -173,9 +174,11 @@ def _populations(language, start, adaptor, shape, at, epsilon, rng) -> list[tupl
             log_q = adaptor(log_p)
             here = as_numpy(entropy(log_q)).reshape(shape)
             log_weight = log_weight + here
-            if _effective(log_weight).mean() < texts / 2:
+            if kish(log_weight).mean() < texts / 2:
                 log_mean += special.logsumexp(log_weight, axis=1) - np.log(texts)
-                chosen = np.concatenate([k * texts + _systematic(w, rng) for k, w in enumerate(log_weight)])
+                chosen = np.concatenate(
+                    [k * texts + systematic(rng, special.softmax(w), texts) for k, w in enumerate(log_weight)]
+                )
                 log_weight = np.zeros(shape)
                 here, deviation = (x.ravel()[chosen].reshape(shape) for x in (here, deviation))
                 log_q, state = log_q[chosen], language.select(state, chosen)
@@ -190,18 +193,6 @@ def _populations(language, start, adaptor, shape, at, epsilon, rng) -> list[tupl
             if t < max(at):
                 log_p, state = language.step(state, ids)
     return found
-
-
-def _effective(log_weight: Float[np.ndarray, "runs texts"]) -> Float[np.ndarray, " runs"]:
-    """(Σ w)²/Σ w² of every run."""
-    return np.exp(2 * special.logsumexp(log_weight, axis=1) - special.logsumexp(2 * log_weight, axis=1))
-
-
-def _systematic(log_weight: Float[np.ndarray, " texts"], rng: np.random.Generator) -> np.ndarray:
-    """Indices drawn in proportion to the weights with one uniform number: n·w of them are i, up to one."""
-    n = len(log_weight)
-    cdf = np.cumsum(special.softmax(log_weight))
-    return np.minimum(np.searchsorted(cdf, (np.arange(n) + rng.random()) / n), n - 1)
 
 
 def _log_normal(log_count: Float[np.ndarray, " runs"], tokens: int, confidence: float) -> dict[str, float | str]:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special, stats
 
+from ..importance import kish, pareto_k
 from ..information import THETAS
-from ..records import Records
-from .chains import pareto_k
+from ..records import Records, theta_column
 
 __all__ = [
     "Calibration",
@@ -31,6 +31,9 @@ __all__ = [
     "running_sigma",
     "z_test",
 ]
+
+# Where `z_test` has no test: tokens that share the variance, share of it in the second half, mean varentropy (nats²).
+LEAST_TOKENS, LATE_SHARE, NOISE = 30.0, 0.01, 1e-6
 
 Steps = Float[np.ndarray, "*batch tokens"]
 PerText = Float[np.ndarray, "*batch"]
@@ -51,7 +54,7 @@ class Paths(NamedTuple):
         def read(name: str) -> np.ndarray:
             return records.matrix(name) if text is None else records.by_text(name)[text]
 
-        grid = {theta: read(f"log_partition_{theta:g}".replace(".", "_")) for theta in THETAS}
+        grid = {theta: read(theta_column(theta)) for theta in THETAS}
         return cls(read("surprisal"), read("entropy"), read("varentropy"), grid)
 
     @classmethod
@@ -104,7 +107,7 @@ class ZTest(NamedTuple):
     p_value: PerText
 
 
-def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float = 30.0) -> ZTest:
+def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float = LEAST_TOKENS) -> ZTest:
     """z_T = Σ(a_t - H_t)/sqrt(Σ V_t), N(0,1) under the null by the martingale central limit theorem.
 
     The theorem wants Σ V_t to grow and no token to dominate it. A text has "no test" when fewer than `least` tokens
@@ -115,8 +118,8 @@ def z_test(surprisal: Steps, entropy: Steps, varentropy: Steps, *, least: float 
     drift = np.sum(surprisal - entropy, axis=-1)
     information = np.sum(varentropy, axis=-1)
     late = np.sum(varentropy[..., varentropy.shape[-1] // 2 :], axis=-1)
-    noise = 1e-6 * varentropy.shape[-1]
-    has_test = (effective_tokens(varentropy) >= least) & (late >= 0.01 * information) & (information >= noise)
+    noise = NOISE * varentropy.shape[-1]
+    has_test = (effective_tokens(varentropy) >= least) & (late >= LATE_SHARE * information) & (information >= noise)
     z = np.divide(drift, np.sqrt(information), out=np.full_like(drift, np.nan), where=has_test)
     return ZTest(z, np.asarray(has_test), 2 * stats.norm.sf(np.abs(z)))
 
@@ -179,7 +182,7 @@ def log_set_size(
     tokens: int,
     *,
     rng: np.random.Generator,
-    level=0.95,
+    level: float = 0.95,
 ) -> SetSize:
     """(1/T) log|A| by importance sampling: |A| = E_p[1{x in A}/p(x)], from texts sampled from p.
 
@@ -198,6 +201,5 @@ def log_set_size(
     copies = estimate(rng.integers(0, n, size=(2000, n)))
     low, high = np.quantile(copies, [(1 - level) / 2, (1 + level) / 2])
     kept = total[inside]
-    normalised = kept - special.logsumexp(kept)
-    effective = float(np.exp(-special.logsumexp(2 * normalised)))
-    return SetSize(float(estimate(np.arange(n))), float(low), float(high), effective, pareto_k(normalised))
+    k = pareto_k(kept - special.logsumexp(kept))
+    return SetSize(float(estimate(np.arange(n))), float(low), float(high), float(kish(kept)), k)
