@@ -1,4 +1,4 @@
-"""The row about detectors: what is timed against each other computes the same numbers."""
+"""The rows about detectors: what is timed against each other computes the same numbers."""
 
 import numpy as np
 import pytest
@@ -30,3 +30,9 @@ def test_numbers_that_differ_are_not_timed(monkeypatch):
     monkeypatch.setattr(detection, "TOKENS", 8)
     with pytest.raises(ValueError, match="scores of separate methods"):
         registry.rows()["scores_vs_separate"].measure()
+
+
+def test_the_records_that_are_scored_have_all_that_every_score_needs():
+    record, texts = detection.random_records(3, 20)
+    found = detection.scores(record, strings=texts)
+    assert found.shape == (3, len(SCORES)) and found.notna().all(axis=None)

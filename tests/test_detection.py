@@ -1,7 +1,6 @@
 """Scores of one record against recomputation from full distributions, on exact languages and tiny networks; edge cases."""
 
 import math
-import time
 import zlib
 
 import numpy as np
@@ -305,20 +304,3 @@ def test_windows_are_refused_where_a_text_is_shorter_and_for_zlib(pair):
             window_scores(pair, size, step)
     with pytest.raises(ParameterError, match="zlib_ratio has no windows"):
         window_scores(pair, 1, which="zlib_ratio")
-
-
-def test_every_score_of_a_thousand_texts_takes_less_than_two_seconds():
-    rng, n, tokens = np.random.default_rng(0), 1000, 512
-    columns = {"text": np.repeat(np.arange(n), tokens), "position": np.tile(np.arange(tokens), n)}
-    columns |= {"token": rng.integers(90, size=n * tokens), "rank": rng.integers(50, size=n * tokens)}
-    for name in ("surprisal", "entropy", "varentropy", "cross_entropy", "cross_varentropy"):
-        columns[name] = rng.exponential(size=n * tokens)
-    columns |= {f"source_{name}": rng.exponential(size=n * tokens) for name in ("surprisal", "entropy")}
-    records = Records(columns)
-    strings = [bytes(ids.astype(np.uint8)) * 4 for ids in records.by_text("token")]
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert scores(records, strings=strings).shape == (n, len(SCORES))
-        times.append(time.perf_counter() - start)
-    assert min(times) < 2

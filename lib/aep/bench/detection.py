@@ -1,5 +1,6 @@
-"""Row about detectors: every score from one pass over a pair of networks, against each method alone from full logits."""
+"""Rows about detectors: every score from one pass over two networks, against each method alone; all scores of records."""
 
+import time
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -10,15 +11,16 @@ import torch
 
 from ..analysis.detection import scores
 from ..neural.language import NeuralLanguage
-from ..records import Texts
+from ..records import Records, Texts
 from ..scoring import score
 from . import scoring
 from .peers import agree
 from .registry import row
 
-__all__ = ["METHODS", "one_pass", "separate"]
+__all__ = ["METHODS", "one_pass", "random_records", "separate"]
 
 RUNS, TEXTS, TOKENS, SHARE = 3, 4, 256, 0.2
+MANY, LONG = 1000, 512  # texts, and tokens of each, whose records are scored
 
 
 @cache
@@ -154,3 +156,30 @@ def scores_vs_separate() -> list[float]:
     ours, theirs = one_pass(texts), separate(texts)
     agree(ours[theirs.columns].to_numpy(), theirs.to_numpy(), "scores of separate methods", tolerance=1e-3)
     return scoring.interleaved(lambda: separate(texts), lambda: one_pass(texts), runs=RUNS)
+
+
+def random_records(texts: int = MANY, tokens: int = LONG) -> tuple[Records, list[bytes]]:
+    """A record with every column that a score needs, filled at random, and a string for each text."""
+    rng, n = np.random.default_rng(0), texts * tokens
+    columns = {"text": np.repeat(np.arange(texts), tokens), "position": np.tile(np.arange(tokens), texts)}
+    columns |= {"token": rng.integers(90, size=n), "rank": rng.integers(50, size=n)}
+    own = ("surprisal", "entropy", "varentropy", "cross_entropy", "cross_varentropy")
+    columns |= {name: rng.exponential(size=n) for name in (*own, "source_surprisal", "source_entropy")}
+    record = Records(columns)
+    return record, [bytes(ids.astype(np.uint8)) * 4 for ids in record.by_text("token")]
+
+
+@row(
+    "scores_from_records",
+    "seconds",
+    f"14 scores of {MANY} texts of {LONG} tokens from their records, strings of 4 bytes a token",
+)
+def scores_from_records() -> list[float]:
+    """Every score of a thousand texts that were passed through a network before."""
+    record, texts = random_records()
+    found = []
+    for _ in range(RUNS + 1):
+        start = time.perf_counter()
+        scores(record, strings=texts, k=SHARE)
+        found.append(time.perf_counter() - start)
+    return found[1:]
