@@ -16,6 +16,7 @@ __all__ = ["load_checkpoint", "save_checkpoint", "store"]
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _MARK = b"aep checkpoint, sha256 "  # then 64 hexadecimal digits and a line end; torch's own checksums are not looked at
+_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
 _log = logging.getLogger(__name__)
 
 
@@ -60,16 +61,16 @@ def load_checkpoint(folder: Path) -> dict | None:
             continue
         try:
             return torch.load(io.BytesIO(_content(path)), map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        except _DAMAGE as error:
             then = "trying the one before" if name == CURRENT else "the training begins again"
             _log.warning("checkpoint %s is damaged (%s): %s", path, type(error).__name__, then)
     return None
 
 
 def _content(path: Path) -> bytes:
-    """What torch has written; ValueError where it differs from its checksum (a file without one is older than those)."""
+    """What torch has written; ValueError where it differs from its checksum. A plain file of torch has none: an older one."""
     raw = path.read_bytes()
-    if not raw.startswith(_MARK):
+    if raw.startswith(b"PK"):
         return raw
     line, _, content = raw.partition(b"\n")
     if line != _MARK + hashlib.sha256(content).hexdigest().encode():
