@@ -294,8 +294,8 @@ def test_every_bad_argument_is_one_clear_line(arguments, error, message):
 
 def test_two_tokenizers_of_one_size_are_still_a_mismatch(tiny):  # noqa: F811
     with pytest.raises(VocabularyMismatch, match="different vocabularies"):
-        scoring._check_pair(Foreign(tiny("gpt2")), tiny("llama"))
-    scoring._check_pair(tiny("gpt2"), tiny("llama"))
+        scoring.check_pair(Foreign(tiny("gpt2")), tiny("llama"))
+    scoring.check_pair(tiny("gpt2"), tiny("llama"))
 
 
 def test_a_text_beyond_the_context_is_refused_and_one_that_fits_exactly_is_scored(tiny):  # noqa: F811

@@ -15,6 +15,7 @@ __all__ = [
     "THETAS",
     "Moments",
     "check_distribution",
+    "check_log_total",
     "check_probabilities",
     "cross_entropy",
     "cross_moments",
@@ -236,14 +237,18 @@ def log_normalise(logits: LogP) -> LogP:
     >>> float(np.exp(log_normalise(np.array([0.0, 0.0]))).sum())
     1.0
     """
-    total = log_sum_exp(logits)
-    finite = as_numpy(namespace(logits).isfinite(total)).reshape(-1)
+    return logits - check_log_total(log_sum_exp(logits))[..., None]
+
+
+def check_log_total(log_total: PerRow, what: str = "logits") -> PerRow:
+    """log Σ exp(logits) of rows (...), nats, itself; DistributionError, naming the row, where it is not finite."""
+    finite = as_numpy(namespace(log_total).isfinite(log_total)).reshape(-1)
     if not finite.all():
         row = int((~finite).argmax())
         raise DistributionError(
-            f"logits of row {row} hold NaN or +inf, or no finite value: no distribution can be read from them"
+            f"{what} of row {row} hold NaN or +inf, or no finite value: no distribution can be read from them"
         )
-    return logits - total[..., None]
+    return log_total
 
 
 def check_distribution(log_p: LogP, *, what: str = "log_p", tolerance: float | None = None) -> LogP:

@@ -11,8 +11,7 @@ from jaxtyping import Int
 
 from ._array import as_numpy, device, gather, like, namespace, no_rounding_noise
 from .adaptors import Adaptor, ancestral
-from .errors import DistributionError
-from .information import THETAS, log_normalise
+from .information import THETAS, check_log_total, log_normalise
 from .records import theta_column
 
 __all__ = ["BLOCK", "CrossSums", "Sums", "cross_sums", "row_columns", "row_sums"]
@@ -154,7 +153,7 @@ def row_columns(
     top, came = xp.max(logits, axis=-1, keepdims=True), gather(logits, token)
     with no_rounding_noise(logits):
         sums = _whole(row_sums, xp, (logits, top, came[..., None]), fused)
-        log_total = _checked(xp.log(sums.total), "logits")
+        log_total = check_log_total(xp.log(sums.total), "logits")
         mean = sums.first / sums.total
         columns = {
             "surprisal": log_total + top[..., 0] - came,
@@ -183,7 +182,7 @@ def _pair_columns(logits, top, token, source_logits, adaptor, log_total, fused) 
     xp = namespace(logits)
     source_top = xp.max(source, axis=-1, keepdims=True)
     sums = _whole(cross_sums, xp, (logits, top, source, source_top), fused)
-    log_source = _checked(xp.log(sums.total), "logits of the source")
+    log_source = check_log_total(xp.log(sums.total), "logits of the source")
     own, cross = sums.own / sums.total, sums.cross / sums.total
     v = _variance(xp, sums.cross2 / sums.total, cross)
     return {
@@ -199,16 +198,6 @@ def _variance(xp: Any, square: Any, mean: Any) -> Any:
     """E d² - (E d)², not below 0; d is measured from the maximum, so that nearly certain tokens do not cancel."""
     found = square - mean * mean
     return xp.where(found < 0, 0.0, found)
-
-
-def _checked(log_total: Any, what: str) -> Any:
-    good = as_numpy(namespace(log_total).isfinite(log_total))
-    if not good.all():
-        row = int((~good).argmax())
-        raise DistributionError(
-            f"{what} of row {row} hold NaN or +inf, or no finite value: no distribution can be read from them"
-        )
-    return log_total
 
 
 def _at_least_single(logits: Any) -> Any:

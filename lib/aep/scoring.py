@@ -75,8 +75,8 @@ def score(
     adaptor = _of_source(texts, source, adaptor)
     chunk = chunk_rows(scorer.vocab_size) if chunk is None else chunk
     _check_options(context, bos, chunk, overlap, compiled, adaptors)
-    _check_pair(texts.language, scorer, "the texts of ")
-    _check_pair(source, scorer)
+    check_pair(texts.language, scorer, "the texts of ")
+    check_pair(source, scorer)
     languages = [x for x in (scorer, source) if x is not None]
     jobs = stretches_of(texts, languages, context, bos, overlap)
     meta, batch = description(texts, scorer, source, adaptor, adaptors, context, bos, overlap), batch_tokens(*languages)
@@ -207,7 +207,8 @@ def _as_texts(texts, scorer) -> Texts:
     return Texts.from_ids(scorer, texts)
 
 
-def _check_pair(source, scorer, what: str = "") -> None:
+def check_pair(source, scorer, what: str = "") -> None:
+    """VocabularyMismatch unless the ids of two languages mean the same tokens, as far as they say; None fits any."""
     if source is None:
         return
     same = source.vocab_size == scorer.vocab_size
@@ -233,13 +234,14 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
             values = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
             which, offset = (np.array([getattr(job, name) for job in group])[text] for name in ("text", "offset"))
             parts.append({"text": which, "position": offset + position, "token": token, **values})
-    columns = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+    order = np.lexsort([np.concatenate([p[n] for p in parts]) for n in ("position", "text")])
+    # A column at a time, so that a long text is held once and not three times.
+    columns = {n: np.concatenate([p.pop(n) for p in parts])[order] for n in list(parts[0])}
     for a in adaptors:
         log_q = columns[f"log_q_{a}"]
         if np.isnan(log_q).any() or (np.isfinite(log_q) & (log_q < -_SINGLE)).any():
             raise AdaptorError(f"adaptor={a}: log q is NaN or beyond single precision; its parameters are out of reach")
-    order = np.lexsort((columns["position"], columns["text"]))
-    return Records({n: c[order] for n, c in columns.items()})
+    return Records(columns)
 
 
 def _reduced(scorer, source, batch, token, chunk, reduce, bar) -> list[dict[str, np.ndarray]]:

@@ -21,7 +21,7 @@ from ..information import THETAS
 from ..languages.protocol import Language
 from ..records import Records, Texts, theta_column
 from ..sampling import check_context, checked_adaptor, ids_of_prompts, sample
-from ..scoring import _check_pair, check_languages, description, score
+from ..scoring import check_languages, check_pair, description, score
 from ..store import open_store
 from .typicality import z_test
 
@@ -266,7 +266,7 @@ def check_pairs(
     for name in reversed(list(languages)):
         language = languages[name]
         check_languages(language)
-        _check_pair(before, language)
+        check_pair(before, language)
         for adaptor in samplers.values():
             checked_adaptor(texts, tokens, seed, batch, adaptor, "never", language)
         ids = ids_of_prompts(language, prompts)
