@@ -314,3 +314,13 @@ def test_an_impossible_text_gives_nan_rows_rather_than_an_invented_law():
     assert language.log_probability([0, 2, 0]) == -math.inf
     mixture = Mixture([FiniteLanguage([1.0, 0.0, 0.0]), FiniteLanguage([0.0, 1.0, 0.0])], [0.5, 0.5])
     assert np.isnan(mixture.start([[2]])[0]).all()
+
+
+def test_a_step_refuses_a_foreign_id():
+    coin = MarkovChain([[0.5, 0.5], [0.5, 0.5]])
+    hidden = HiddenMarkov([[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]])
+    for language in (coin, hidden, Mixture([coin, coin], [0.5, 0.5]), InfiniteEntropy()):
+        _, state = language.start([[]])
+        for bad in (-1, 2):
+            with pytest.raises(PromptError, match=f"step holds token id {bad}, outside the vocabulary of 2"):
+                language.step(state, np.array([bad]))

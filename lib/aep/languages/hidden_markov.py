@@ -71,8 +71,8 @@ class HiddenMarkov(ExactLanguage):
         return log_of(belief @ self.emission), belief
 
     def step(self, state: Float[np.ndarray, "batch n"], ids: np.ndarray):
-        """`log_p` (batch, vocab) after one more symbol, and the next belief (batch, n)."""
-        belief = self._updated(state, np.asarray(ids))
+        """`log_p` (batch, vocab) after one more symbol, and the next belief (batch, n). PromptError for a foreign id."""
+        belief = self._updated(state, as_ids(ids, self.vocab_size, "step"))
         return log_of(belief @ self.emission), belief
 
     def _updated(self, belief: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ class HiddenMarkov(ExactLanguage):
         """H(X_n | X_1 ... X_(n-1), S_1) <= rate <= H(X_n | X_1 ... X_(n-1)), nats, from the stationary start.
 
         By enumeration of all vocab^n strings (Cover and Thomas, Theorem 4.5.1); both bounds are monotone in n and meet.
-        Raises DistributionError when there would be more than two million strings times hidden states.
+        Raises DistributionError when there would be more than two million strings times pairs of hidden states.
 
         >>> bounds = HiddenMarkov([[.9, .1], [.2, .8]], [[.5, .5], [.1, .9]]).entropy_rate_bounds(6)
         >>> bounds.lower <= bounds.upper
@@ -108,7 +108,8 @@ class HiddenMarkov(ExactLanguage):
         """
         states = len(self.transition)
         if n < 1 or self.vocab_size**n * states**2 > LARGEST_ENUMERATION:
-            raise DistributionError(f"n = {n}: {self.vocab_size}^{n} strings of {states} states are too many, or n < 1")
+            most = f"{self.vocab_size}^n strings times {states}² pairs of states may be {LARGEST_ENUMERATION:,}"
+            raise DistributionError(f"n={n}: too many, or below 1; {most}")
         pi = stationary_distribution(self.transition)
         upper, lower = [0.0], [0.0]
         # forward[first, string, state] = P(string so far, next hidden state | s_1 = first)

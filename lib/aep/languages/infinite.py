@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .protocol import ExactLanguage, content_hash
+from .protocol import ExactLanguage, as_ids, content_hash
 from .stochastic import log_of, prompt_batch
 
 __all__ = ["InfiniteEntropy", "Lengths"]
@@ -48,8 +48,8 @@ class InfiniteEntropy(ExactLanguage):
         return self._law(count), count
 
     def step(self, state: Int[np.ndarray, " batch"], ids: np.ndarray):
-        """`log_p` (batch, 2) after one more symbol, and the next count (batch,)."""
-        count = np.where(np.asarray(ids) == self.eos, 0, state + 1)
+        """`log_p` (batch, 2) after one more symbol, and the next count (batch,). PromptError for a foreign id."""
+        count = np.where(as_ids(ids, self.vocab_size, "step") == self.eos, 0, state + 1)
         return self._law(count), count
 
     @staticmethod

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from ..errors import DistributionError, VocabularyMismatch
-from .protocol import ExactLanguage, content_hash
+from .protocol import ExactLanguage, as_ids, content_hash
 from .stochastic import log_of, prompt_batch, stochastic
 
 __all__ = ["Mixture"]
@@ -58,9 +58,9 @@ class Mixture(ExactLanguage):
         return log_p, state
 
     def step(self, state: Any, ids: np.ndarray) -> tuple[Float[np.ndarray, "batch vocab"], Any]:
-        """`log_p` (batch, vocab) after one more symbol; NaN after a symbol that no component allows."""
+        """`log_p` (batch, vocab) after one more symbol, NaN if no component allows it. PromptError for a foreign id."""
         laws, states, log_joint = state
-        ids = np.asarray(ids)
+        ids = as_ids(ids, self.vocab_size, "step")
         log_joint = log_joint + np.stack([law[np.arange(len(ids)), ids] for law in laws])
         parts = [c.step(s, ids) for c, s in zip(self.components, states, strict=True)]
         return self._combined(parts, log_joint)
