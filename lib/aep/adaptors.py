@@ -141,6 +141,11 @@ class Adaptor:
         """Whether the adaptor changes nothing."""
         return not self.steps
 
+    @property
+    def tau(self) -> float:
+        """Its temperature τ, 1 where it has none."""
+        return dict(self.steps).get("temperature", 1.0)
+
     def log_weights(self, log_p: LogP) -> LogP:
         """log γ(p)(v), -inf for a token that is cut. Not normalised; ties, order and edges as the module says.
 

@@ -12,6 +12,7 @@ the records of pairs go through a store, which keeps single precision. Monte Car
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import shutil
@@ -97,7 +98,7 @@ def excerpts(count: int = EXCERPTS, least: int = BYTES) -> list[corpus.Document]
 def _document(name: str, sha256: str) -> str:
     module = name.partition(":")[0]
     path = _modules(module.partition(".")[0]).get(module)
-    texts = [] if path is None else corpus._docstrings(corpus.ast.parse(path.read_text(encoding="utf-8")), module)
+    texts = [] if path is None else corpus.docstrings(ast.parse(path.read_text(encoding="utf-8")), module)
     for found, text in texts:
         if found == name and hashlib.sha256(text.encode()).hexdigest() == sha256:
             return text
@@ -106,7 +107,7 @@ def _document(name: str, sha256: str) -> str:
 
 @cache
 def _modules(package: str) -> dict[str, Path]:
-    return dict(corpus._modules(package))
+    return dict(corpus.modules(package))
 
 
 def _is_whole(raw: bytes) -> bool:

@@ -178,7 +178,8 @@ def gaps(
     if language.language.needs_context(True):
         raise PromptError(f"{language.language.name} has no start token: its first token has no probability")
     if language.prefix:
-        options = {"width": language.beam_width, "cutoff": language.cutoff, "shared": language.shared}
+        options = {"width": language.beam_width, "cutoff": language.cutoff, "limit": language.limit}
+        options["shared"] = language.shared
         language = ByteLanguage(language.language, language.pieces, **options)
     covers = [[cover(x, language, int(n)) for n in at] for x in ids]
     longest = [max(found, key=lambda one: one[0]) for found in covers]

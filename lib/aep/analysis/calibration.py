@@ -21,6 +21,7 @@ from ..outputs import repository, write_atomically
 from ..sampling import sample
 from ..scoring import score
 from .eprocess import first_rejection, log_e_process
+from .hypotheses import holm
 from .typicality import Paths, z_test
 
 __all__ = ["calibrate", "is_accepted", "normal_p_values"]
@@ -79,12 +80,9 @@ def is_accepted(rows: pd.DataFrame, prefix: str = "", level: float = LEVEL) -> p
 
     Holm rejects nothing exactly if Bonferroni rejects nothing; a model stays accepted if none of its values falls.
     """
-    p = rows[[prefix + name for name in _CHECKS]].to_numpy()
-    order = np.argsort(p, axis=None)
-    falls = np.sort(p, axis=None) <= level / np.arange(p.size, 0, -1)
-    rejected = np.zeros(p.size, bool)
-    rejected[order] = np.cumprod(falls).astype(bool)
-    return pd.Series(~rejected.reshape(p.shape).any(axis=1), index=rows.index)
+    p = rows[[prefix + name for name in _CHECKS]].to_numpy(np.float64)
+    rejected = holm(p.ravel()).reshape(p.shape) <= level
+    return pd.Series(~rejected.any(axis=1), index=rows.index)
 
 
 def main(names: list[str]) -> None:

@@ -205,11 +205,7 @@ def _check_lengths(lengths: Int[np.ndarray, " texts"]) -> None:
 
 def _check_same_texts(records: Mapping[str, Records]) -> None:
     first, reference = next(iter(records.items()))
-    lengths = reference.lengths
-    if len(set(lengths.tolist())) != 1:
-        raise RecordError(
-            f"texts have {lengths.min()} to {lengths.max()} tokens: attribution needs texts of one length"
-        )
+    _check_lengths(reference.lengths)
     for name, found in records.items():
         same = all(np.array_equal(found[column], reference[column]) for column in ("text", "position", "token"))
         keys = [x.text_keys for x in (found, reference)]

@@ -93,7 +93,7 @@ def _side_by_side(language: Any, prompts: Sequence[np.ndarray], jobs: list[Job],
     """All texts start from the first token of their prompts: what is left of a longer prompt is fed while others draw."""
     n, least = len(jobs), min(len(prompts[job.prompt]) for job in jobs)
     uniforms = np.stack([text_stream(job.seed, job.prompt, job.text).random(tokens) for job in jobs])
-    tau = np.array([dict(job.adaptor.steps).get("temperature", 1.0) for job in jobs])
+    tau = np.array([job.adaptor.tau for job in jobs])
     cuts, rest = [_cut(job.adaptor) for job in jobs], [prompts[job.prompt][least:] for job in jobs]
     log_p, state = _begun(language, prompts, jobs, least)
     ids, columns = np.zeros((n, tokens), np.int64), np.zeros((3, n, tokens))

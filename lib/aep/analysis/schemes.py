@@ -98,7 +98,7 @@ def temperature_of(name: str) -> float:
     >>> temperature_of("temperature(0.5)|top_k(30)"), temperature_of("ancestral()")
     (0.5, 1.0)
     """
-    return dict(parse(name).steps).get("temperature", 1.0)
+    return parse(name).tau
 
 
 def openings(grammar: Grammar, count: int, *, seed: int, end: str = ".") -> list[Int[np.ndarray, " _"]]:

@@ -145,7 +145,7 @@ def _omitted(language: ExactLanguage, adaptor: Adaptor, log_z: float, log_open: 
         return 0.0
     if isinstance(language, MarkovChain | FiniteLanguage):
         return float(np.clip(-np.expm1(log_z - normaliser(language, adaptor, prompt=prompt).log_z), 0, 1))
-    tau = dict(adaptor.steps).get("temperature", 1.0)
+    tau = adaptor.tau
     log_bound = 0.0
     if tau > 1:
         inverse = 1 / tau

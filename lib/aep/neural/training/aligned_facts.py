@@ -24,6 +24,7 @@ from aep.sampling import sample
 from aep.scoring import score
 
 from .configs import ALIGNED
+from .tales import grammatical
 from .trl_runs import LONGEST, preferences
 
 __all__ = ["facts_of", "policy_table", "reward_table"]
@@ -53,7 +54,7 @@ def policy_table(policy: Any, prior: Any, rewards: Sequence[Reward], beta: float
             "mean_reward": intervals.mean(r),
             "kl": optimum.kl(log_policy, log_p),
             "log_z": intervals.Interval(*z[:3]),
-            "optimum": intervals.Interval(*(beta * x for x in z[:3])),
+            "optimum": z.optimum(beta),
             "shortfall": optimum.shortfall(log_p, log_policy, r, beta),
             "best_reward": optimum.expectation(r, optimum.weights(log_p, log_policy, r, beta)),
             "share": at.share,
@@ -126,7 +127,6 @@ def facts_of(spec: Any, folder: Path) -> dict:
         np.array([f(t) for t in held.ids]) for f in (len, lambda t: len(grammar.decode(t[:-1]).encode()))
     )
     per_token, per_byte = (intervals.ratio(losses, size) for size in (tokens, letters))
-    ended = np.array([t[-1] == grammar.eos and grammar.log_probability(t) > -math.inf for t in texts.ids])
     names = ("value", "low", "high")
     return {
         "held_out_loss": round(per_token[0], 6),
@@ -141,7 +141,9 @@ def facts_of(spec: Any, folder: Path) -> dict:
         | {
             row["r"]: {k: _plain(v) for k, v in row.items() if k not in ("model", "r", "texts")} for row in _rows(table)
         },
-        "grammatical": {k: round(x, 4) for k, x in zip(names, intervals.share(ended), strict=True)},
+        "grammatical": {
+            k: round(x, 4) for k, x in zip(names, intervals.share(grammatical(texts, grammar)), strict=True)
+        },
         "rule": _rule(),
     }
 

@@ -88,7 +88,7 @@ class CorpusCheck(NamedTuple):
         return text
 
 
-def _modules(package: str) -> Iterator[tuple[str, Path]]:
+def modules(package: str) -> Iterator[tuple[str, Path]]:
     """(module name, file) of every module of `package` that is neither test, nor example, nor vendored."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -105,7 +105,7 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-def _docstrings(tree: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def docstrings(tree: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     """(id, cleaned docstring) of a module, its classes and functions, nested ones included, in source order."""
     text = ast.get_docstring(tree, clean=False)
     if text is not None:
@@ -132,12 +132,12 @@ def documents(packages: tuple[str, ...] = tuple(PACKAGES)) -> tuple[Document, ..
     found, seen = {}, set()
     pairs = []
     for package in packages:
-        for name, path in _modules(package):
+        for name, path in modules(package):
             with warnings.catch_warnings():  # invalid escapes in other people's strings are not our business
                 warnings.simplefilter("ignore", SyntaxWarning)
                 warnings.simplefilter("ignore", DeprecationWarning)
                 tree = ast.parse(path.read_text(encoding="utf-8"))
-            pairs += [pair for pair in _docstrings(tree, name) if len(pair[1]) >= MINIMUM_LENGTH]
+            pairs += [pair for pair in docstrings(tree, name) if len(pair[1]) >= MINIMUM_LENGTH]
     for name, text in sorted(pairs):
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         if sha256 in seen:
@@ -300,7 +300,7 @@ def _quoted(packages: tuple[str, ...]) -> dict[str, str]:
     """
     found = {}
     for package in packages:
-        for _, path in _modules(package):
+        for _, path in modules(package):
             for prefix, quotes, body in _TRIPLE.findall(path.read_text(encoding="utf-8")):
                 if len(body) < MINIMUM_LENGTH:
                     continue
