@@ -44,6 +44,10 @@ def test_there_is_a_page_for_every_notebook_and_an_index(built):
     assert "<em>selected</em>" in index and index.count("<article>") == len(written) - 1
 
 
+def test_the_cell_for_colab_is_not_on_a_page(built):
+    assert not any("COLAB_RELEASE_TAG" in page.read_text(encoding="utf-8") for page in built[1])
+
+
 def test_every_local_link_of_every_page_leads_somewhere(built):
     folder, written = built
     for page in written:

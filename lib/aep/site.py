@@ -97,6 +97,7 @@ def build(folder: Path) -> list[Path]:
     ParameterError for a folder that holds other things than such a site, or a part of one.
     """
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
 
     root = repository()
     listed = entries((root / "README.md").read_text(encoding="utf-8"))
@@ -106,6 +107,7 @@ def build(folder: Path) -> list[Path]:
         raise ParameterError(f"{folder} holds other files: give a new folder, or one that this command wrote")
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     exporter, written = HTMLExporter(), []
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"colab"}), enabled=True)
     for entry in listed:
         body, _ = exporter.from_filename(str(root / "notebooks" / f"{entry.stem}.ipynb"))
         written.append(folder / f"{entry.stem}.html")
