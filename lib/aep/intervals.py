@@ -33,6 +33,14 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """The three numbers as entries of a row of a table: `<name>`, `<name>_low` and `<name>_high`.
+
+        >>> Interval(1.0, 0.5, 1.5).columns("mean")
+        {'mean': 1.0, 'mean_low': 0.5, 'mean_high': 1.5}
+        """
+        return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def bootstrap(
     statistic: Callable[..., float],

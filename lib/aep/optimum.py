@@ -27,6 +27,7 @@ __all__ = [
     "Agreement",
     "AtEqualKL",
     "LogNormaliser",
+    "check_beta",
     "expectation",
     "kl",
     "log_normaliser",
@@ -80,6 +81,13 @@ class Agreement(NamedTuple):
     spread: float
 
 
+def check_beta(beta: float) -> float:
+    """β itself, in units of the reward per nat; ParameterError unless it is above 0 (inf is: no alignment)."""
+    if not beta > 0:
+        raise ParameterError(f"beta={beta!r}: a strength above 0 is needed")
+    return beta
+
+
 def log_normaliser(log_p: Column, log_proposal: Column, reward: Column, beta: float) -> LogNormaliser:
     """log Z = log E_p[exp(r/β)], nats, by importance sampling: the log of the mean weight p exp(r/β)/q of texts from q.
 
@@ -90,7 +98,7 @@ def log_normaliser(log_p: Column, log_proposal: Column, reward: Column, beta: fl
     >>> bool(np.isclose(found.estimate, np.log(p @ np.exp(r))))
     True
     """
-    log_w = _log_weights(log_p, log_proposal, reward, 1 / _positive(beta))
+    log_w = _log_weights(log_p, log_proposal, reward, 1 / check_beta(beta))
     found = _interval(_log_mean(log_w), _relative(log_w))
     return LogNormaliser(*found, float(kish(log_w)), pareto_k(log_w))
 
@@ -101,7 +109,7 @@ def weights(log_p: Column, log_proposal: Column, reward: Column, beta: float) ->
     >>> weights(np.log([.5, .5]), np.log([.5, .5]), np.log([1., 3.]), 1.0).round(3).tolist()
     [0.25, 0.75]
     """
-    return special.softmax(_log_weights(log_p, log_proposal, reward, 1 / _positive(beta)))
+    return special.softmax(_log_weights(log_p, log_proposal, reward, 1 / check_beta(beta)))
 
 
 def resample(rng: np.random.Generator, weight: Column, size: int) -> Int[np.ndarray, " size"]:
@@ -156,7 +164,7 @@ def shortfall(
     >>> bool(abs(shortfall(np.log(p), np.log(best), r, 1.0).estimate) < 1e-12)
     True
     """
-    u = _log_weights(log_p, log_policy, reward, 1 / _positive(beta))
+    u = _log_weights(log_p, log_policy, reward, 1 / check_beta(beta))
     if np.isneginf(u).any():
         return Interval(np.inf, np.inf, np.inf)
     if log_z is not None:
@@ -180,7 +188,7 @@ def tilted_family(
     """
     rows = []
     for beta in np.asarray(betas, np.float64):
-        s = 1 / _positive(float(beta))
+        s = 1 / check_beta(float(beta))
         log_w = _log_weights(log_p, log_proposal, reward, s)
         found = {
             "log_z": _interval(_log_mean(log_w), _relative(log_w)),
@@ -189,7 +197,7 @@ def tilted_family(
         }
         row = {"beta": float(beta)}
         for name, interval in found.items():
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+            row |= interval.columns(name)
         rows.append(row | {"effective": float(kish(log_w)), "pareto_k": pareto_k(log_w)})
     return pd.DataFrame(rows)
 
@@ -235,7 +243,7 @@ def slope_and_correlation(log_p: Column, log_policy: Column, reward: Column, bet
     >>> round(found.slope.estimate, 12), round(found.correlation.estimate, 12)
     (0.5, 1.0)
     """
-    u = _log_weights(log_p, log_policy, reward, 1 / _positive(beta))
+    u = _log_weights(log_p, log_policy, reward, 1 / check_beta(beta))
     if np.isneginf(u).any():
         raise ParameterError(f"text {int(np.isneginf(u).argmax())}: the prior cannot write it, log p is -inf")
     x, y = reward / beta, log_policy - log_p
@@ -277,12 +285,6 @@ def _check(*columns: np.ndarray) -> None:
         raise ParameterError(
             f"{', '.join(map(str, lengths))} values: arrays of the same texts are needed, at least two"
         )
-
-
-def _positive(beta: float) -> float:
-    if not beta > 0:
-        raise ParameterError(f"beta={beta!r}: a strength above 0 is needed")
-    return beta
 
 
 def _interval(estimate: float, *influences: Column, level: float = 0.95) -> Interval:

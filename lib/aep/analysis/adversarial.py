@@ -129,8 +129,7 @@ def by_kind(table: pd.DataFrame, *, level: float = 0.001) -> pd.DataFrame:
         row = {"model": model, "prompt": prompt, "prompt_tokens": part.prompt_tokens.iloc[0], "texts": len(part)}
         row |= {"tokens": part.tokens.iloc[0]}
         for name, column in (("l", "l"), ("h", "h"), ("difference", "difference")):
-            found = intervals.mean(part[column].to_numpy())
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= intervals.mean(part[column].to_numpy()).columns(name)
         z = part.z[part.has_test].to_numpy()
         row["tested"] = len(z) / len(part)
         known = 2 * len(z) >= len(part)

@@ -29,8 +29,7 @@ def _rates(hits: Mapping[str, Bool[np.ndarray, " texts"]]) -> dict[str, float]:
     """Each share with its interval; NaN of no text."""
     row = {}
     for name, hit in hits.items():
-        found = _share(int(np.sum(hit)), len(hit))
-        row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+        row |= _share(int(np.sum(hit)), len(hit)).columns(name)
     return row
 
 
@@ -142,8 +141,7 @@ def growth(
             if rival != author:
                 row = {"author": author, "rival": rival, "texts": int(own.sum())}
                 row |= _rate(log_author, profile[own, k], evidence.tokens, price)
-                found = median(times[own, k])
-                row |= {"median": found.estimate, "median_low": found.low, "median_high": found.high}
+                row |= median(times[own, k]).columns("median")
                 rows.append(row | _rates({"excluded": np.isfinite(times[own, k])}))
     return pd.DataFrame(rows)
 
@@ -206,8 +204,7 @@ def stopping_times(
         row |= _rates({"error": stop.choice[done] != wanted[done], "kept": kept, "false_rejection": falsely[listed]})
         count = (int(falsely[listed].sum()), int(listed.sum()))
         row["false_rejection_p"] = stats.binomtest(*count, alpha, alternative="greater").pvalue if count[1] else np.nan
-        found = median(stop.time[own])
-        row |= {"median": found.estimate, "median_low": found.low, "median_high": found.high}
+        row |= median(stop.time[own]).columns("median")
         rows.append(row | rates.get(author, dict.fromkeys(_NEAREST, np.nan) | {"nearest": ""}))
     return pd.DataFrame(rows)
 

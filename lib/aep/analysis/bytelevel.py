@@ -83,8 +83,7 @@ def width_steps(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
 
 def _named(name: str, values: pd.Series, level: float = 0.95) -> dict[str, float]:
-    found = intervals.mean(np.asarray(values), level)
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return intervals.mean(np.asarray(values), level).columns(name)
 
 
 def monte_carlo(
@@ -124,10 +123,9 @@ def beside_monte_carlo(widths: pd.DataFrame, estimates: pd.DataFrame, slack: flo
     rows = []
     for group, part in both.groupby([*whose, "width"], sort=False):
         below, above = part.l < part.l_low, part.l > part.l_high + slack
-        found = intervals.share((~below & ~above).to_numpy())
         row = dict(zip([*whose, "width"], group, strict=True)) | {"texts": len(part)}
         row |= {"below": int(below.sum()), "above": int(above.sum()), "unbounded": int(np.isinf(part.l_high).sum())}
-        row |= {"inside": found.estimate, "inside_low": found.low, "inside_high": found.high}
+        row |= intervals.share((~below & ~above).to_numpy()).columns("inside")
         row |= _named("excess", part.l - part.l_mc) | _named("conditional", part.l_conditional - part.l_mc)
         half = np.maximum(part.l_high - part.l_mc, part.l_mc - part.l_low)
         row["noise"] = float(np.sqrt(np.sum(half**2)) / len(part))

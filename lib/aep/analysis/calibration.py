@@ -71,7 +71,7 @@ def calibrate(
     row |= {"mean": found.z.mean(), "mean_square": np.mean(found.z**2), **normal_p_values(found.z)}
     row |= {f"control_{name}": p for name, p in normal_p_values(found.z / 1.25).items()}
     for name, rate in rates.items():
-        row |= {name: rate.estimate, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        row |= rate.columns(name)
     return row | {"false_alarms_p": stats.binomtest(int(alarms.sum()), texts, ALPHA, alternative="greater").pvalue}
 
 

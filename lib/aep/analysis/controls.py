@@ -118,7 +118,7 @@ def control(
         raise ParameterError(f"{scorer.name}: {missing} of {len(texts)} texts have no test: use longer ones")
     tested = np.flatnonzero(found.has_test)
     z = found.z[tested] / sigma
-    row = {"texts": len(texts), "tested": len(z), **_interval("mean_z", intervals.mean(z))}
+    row = {"texts": len(texts), "tested": len(z), **intervals.mean(z).columns("mean_z")}
     if source is None:
         columns = (paths.surprisal, paths.entropy, paths.varentropy, paths.entropy, paths.varentropy)
     else:
@@ -134,18 +134,12 @@ def control(
 def _prediction(a: Steps, h: Steps, v: Steps, cross: Steps, cross_varentropy: Steps, sigma: float) -> dict[str, float]:
     """`predicted_z` with its interval, and `prediction_z`."""
     shift = intervals.mean(np.sum(cross - h, axis=1) / np.sqrt(np.sum(v, axis=1)) / sigma)
-    return _interval("predicted_z", shift) | {
-        "prediction_z": float(np.sum(a - cross) / np.sqrt(np.sum(cross_varentropy)))
-    }
-
-
-def _interval(name: str, found: intervals.Interval) -> dict[str, float]:
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return shift.columns("predicted_z") | {"prediction_z": float(np.sum(a - cross) / np.sqrt(np.sum(cross_varentropy)))}
 
 
 def _share(name: str, hits: Bool[np.ndarray, " texts"]) -> dict[str, float]:
     p = stats.binomtest(int(np.sum(hits)), len(hits), ALPHA, alternative="greater").pvalue
-    return _interval(name, intervals.share(hits)) | {f"{name}_p": float(p)}
+    return intervals.share(hits).columns(name) | {f"{name}_p": float(p)}
 
 
 def verdicts(table: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:

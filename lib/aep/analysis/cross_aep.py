@@ -254,8 +254,7 @@ def convergence(records: Records, at: np.ndarray | Sequence[int]) -> pd.DataFram
             row |= {name: np.sqrt(square.estimate), f"{name}_low": low, f"{name}_high": high}
         row["predicted"] = np.sqrt(np.mean(sigma[:, t - 1] ** 2))
         for k in (1, 2):
-            found = intervals.share(np.abs(gap[:, t - 1]) <= k * sigma[:, t - 1])
-            row |= {f"in_{k}_sigma": found.estimate, f"in_{k}_sigma_low": found.low, f"in_{k}_sigma_high": found.high}
+            row |= intervals.share(np.abs(gap[:, t - 1]) <= k * sigma[:, t - 1]).columns(f"in_{k}_sigma")
         rows.append(row)
     return pd.DataFrame(rows)
 

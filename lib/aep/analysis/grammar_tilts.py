@@ -17,6 +17,7 @@ from ..errors import DistributionError, ParameterError
 from ..intervals import Interval, mean
 from ..languages import Grammar
 from ..languages.grammar_algebra import least_fixed_point
+from ..optimum import check_beta
 from .concentration import Chernoff
 
 __all__ = [
@@ -70,16 +71,10 @@ def tilted_by_words(grammar: Grammar, points: Points, beta: float) -> WordTilt:
     >>> bool(np.isclose(np.exp(log_z), 3 / 2)), bool(np.isclose(law.log_probability([2, 0]), np.log(1 / 2)))
     (True, True)
     """
-    weights, end = _word_weights(grammar, points, 1.0, 1 / _positive(beta))
+    weights, end = _word_weights(grammar, points, 1.0, 1 / check_beta(beta))
     name = f"{grammar.name}*exp(r/{beta:g})"
     law, log_z = _reweighted(grammar, weights, name)
     return WordTilt(law, log_z + end)
-
-
-def _positive(beta: float) -> float:
-    if not beta > 0:
-        raise ParameterError(f"beta={beta!r}: a strength above 0 is needed")
-    return beta
 
 
 def _word_weights(grammar: Grammar, points: Points, theta: float, s: float) -> tuple[list[float], float]:
@@ -130,7 +125,7 @@ def moments(grammar: Grammar, points: Points, beta: float, *, step: float = 2e-4
     """
 
     def k(a: float, b: float) -> float:
-        weights, end = _word_weights(grammar, points, 1 + a, 1 / _positive(beta) + b)
+        weights, end = _word_weights(grammar, points, 1 + a, 1 / check_beta(beta) + b)
         return float(np.log(least_fixed_point(grammar.rules, weights, 1.0)[0])) + end
 
     h, at = step, {}

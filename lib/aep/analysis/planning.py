@@ -203,8 +203,7 @@ def _covered(hits: Bool[np.ndarray, "texts tokens"], tokens: float, argument: st
     elif tokens > hits.shape[1]:
         note = f"beyond the {hits.shape[1]} sampled tokens"
     else:
-        found = intervals.share(hits[:, int(tokens) - 1])
-        return {"coverage": found.estimate, "coverage_low": found.low, "coverage_high": found.high, "note": ""}
+        return intervals.share(hits[:, int(tokens) - 1]).columns("coverage") | {"note": ""}
     return dict.fromkeys(("coverage", "coverage_low", "coverage_high"), np.nan) | {"note": note}
 
 

@@ -181,9 +181,8 @@ def with_ends(row: Mapping[str, Interval | float]) -> dict[str, float]:
     """
     flat: dict[str, float] = {}
     for name, value in row.items():
-        ends = ("", "_low", "_high") if isinstance(value, Interval) else ("",)
-        values = value if isinstance(value, Interval) else (value,)
-        flat |= {f"{name}{end}": float(v) for end, v in zip(ends, values, strict=True)}
+        ends = value.columns(name) if isinstance(value, Interval) else {name: value}
+        flat |= {column: float(v) for column, v in ends.items()}
     return flat
 
 

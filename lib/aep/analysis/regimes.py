@@ -264,8 +264,7 @@ def settling(running: pd.DataFrame) -> pd.DataFrame:
         squares = {"gap": part.difference, "spread": part.h - part.h.mean(), "own": part.h - part.limit}
         for name, values in squares.items():
             found = intervals.mean(values.to_numpy() ** 2)
-            estimate, low, high = (np.sqrt(np.maximum(x, 0.0)) for x in found)
-            row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
+            row |= intervals.Interval(*(np.sqrt(np.maximum(x, 0.0)) for x in found)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -278,9 +277,8 @@ def regime_calibration(finals: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for regime, part in finals.groupby("regime", sort=False):
-        tested = intervals.share(part.has_test.to_numpy())
         row = {"regime": regime, "texts": len(part), "tokens": part.tokens.iloc[0]}
-        row |= {"tested": tested.estimate, "tested_low": tested.low, "tested_high": tested.high}
+        row |= intervals.share(part.has_test.to_numpy()).columns("tested")
         for prefix, values in (("", part.z), ("ratio_", part.ratio)):
             z = values[np.isfinite(values)].to_numpy()
             known = {"mean": np.mean(z), "mean_square": np.mean(z**2), **normal_p_values(z)} if len(z) else {}
@@ -296,8 +294,7 @@ def loop_shares(finals: pd.DataFrame) -> pd.DataFrame:
     for regime, part in finals.groupby("regime", sort=False):
         row = {"regime": regime, "texts": len(part), "tokens": part.tokens.iloc[0]}
         for name, hits in (("looping", part.period > 0), ("tested", part.has_test)):
-            found = intervals.share(hits.to_numpy())
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= intervals.share(hits.to_numpy()).columns(name)
         row |= {k: part[k].median() for k in ("l", "h", "sum_varentropy", "effective_tokens")}
         reasons = part.verdict[~part.has_test]
         rows.append(row | {"reason": reasons.mode().iloc[0] if len(reasons) else "test"})
@@ -333,7 +330,7 @@ def degenerate(
         z, l = finals.z[finals.has_test].to_numpy(), intervals.mean(finals.l.to_numpy())
         row = {"language": name, "vocabulary": language.vocab_size, "texts": texts, "tokens": tokens}
         row |= {"entropy": entropy, "varentropy": variance, "log_vocabulary": np.log(language.vocab_size)}
-        row |= {"l": l.estimate, "l_low": l.low, "l_high": l.high, "h": finals.h.mean()}
+        row |= l.columns("l") | {"h": finals.h.mean()}
         row |= {"largest_gap": finals.difference.abs().max(), "tested": finals.has_test.mean()}
         row |= {"verdict": finals.verdict.mode().iloc[0], "lyapunov": finals.lyapunov.median(), "skew_exact": skew}
         rows.append(row | {"shape_p": float(stats.kstest(z, "norm").pvalue) if len(z) else np.nan})

@@ -18,6 +18,7 @@ from .._progress import progress
 from ..adaptors import parse
 from ..errors import ParameterError
 from ..languages import MarkovChain
+from ..optimum import check_beta
 from ..sampling import sample
 from .chains import acceptance, goodness_of_fit
 from .metropolis import Proposals, fresh_chains, proposals
@@ -256,8 +257,7 @@ def pushed_table(chain: MarkovChain, reward: Steps, schemes: Sequence[str], *, b
     ParameterError for no scheme or a β that is not above 0, DistributionError for a reward that is NaN or +inf.
     """
     _some(schemes)
-    if not beta > 0:
-        raise ParameterError(f"beta={beta!r}: a strength above 0 is needed")
+    check_beta(beta)
     aligned = global_law(chain, Steps.of(chain) + reward.times(1 / beta)).chain
     rows = []
     for scheme in schemes:

@@ -20,6 +20,7 @@ from ..errors import AdaptorError, ParameterError, PromptError, VocabularyMismat
 from ..languages import Grammar
 from ..languages.grammar import embedded_grammars
 from ..languages.protocol import Language, check_count
+from ..optimum import check_beta
 from ..records import Records, Texts
 from ..scoring import check_languages
 from ..store import Store, open_store
@@ -60,8 +61,7 @@ class Trio(NamedTuple):
                 f"prior {a.name} ({a.vocab_size} tokens) and aligned {b.name} ({b.vocab_size} tokens) have different "
                 "vocabularies: log p_plus - log p needs one tokenizer for both"
             )
-        if not self.beta > 0:
-            raise ParameterError(f"beta={self.beta!r}: a strength above 0 is needed")
+        check_beta(self.beta)
         if not self.rewards:
             raise ParameterError("rewards=(): a trio has at least one reward")
         for reward in self.rewards:

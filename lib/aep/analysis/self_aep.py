@@ -102,10 +102,8 @@ def convergence(records: Records | Paths, at: np.ndarray, fixed_width: float) ->
         row["predicted"] = np.sqrt(np.mean(s**2))
         inside = {"in_1_sigma": d**2 <= s**2, "in_2_sigma": d**2 <= 4 * s**2, "in_fixed": abs(d) <= fixed_width}
         for name, hits in inside.items():
-            found = intervals.share(hits)
-            row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
-        inside = intervals.mean(np.mean(np.abs(gap[:, :t]) <= sigma[:, :t], axis=1))
-        row |= {"positions": inside.estimate, "positions_low": inside.low, "positions_high": inside.high}
+            row |= intervals.share(hits).columns(name)
+        row |= intervals.mean(np.mean(np.abs(gap[:, :t]) <= sigma[:, :t], axis=1)).columns("positions")
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -105,7 +105,7 @@ def set_sizes(
             "high": ends[1],
         }
         row |= {"interval": "bootstrap" if believed else "one-sided"}
-        row |= dict(zip(("h", "h_low", "h_high"), intervals.mean(h, confidence), strict=True))
+        row |= intervals.mean(h, confidence).columns("h")
         row |= {"l": float(np.mean(total)) / t} | _shares(found.log_size, vocab_size)
         rows.append(row | {"effective": found.effective, "pareto_k": found.pareto_k})
     return pd.DataFrame(rows)

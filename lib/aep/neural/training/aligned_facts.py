@@ -63,7 +63,7 @@ def policy_table(policy: Any, prior: Any, rewards: Sequence[Reward], beta: float
         }
         row = {"model": policy.name, "beta": beta, "r": reward.name, "texts": len(texts)}
         for name, interval in found.items():
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+            row |= interval.columns(name)
         rows.append(
             row | {"beta_at_kl": at.beta, "effective": z.effective, "pareto_k": z.pareto_k, "spread": agrees.spread}
         )
