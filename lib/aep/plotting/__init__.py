@@ -27,6 +27,9 @@ COLUMN, TEXT = 3.25, 6.75
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
 """Okabe & Ito's colours, safe for colour-blind readers (their yellow is too light for lines and is left out)."""
 
+BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK, BROWN = PALETTE
+GREY = "0.55"
+
 _FAMILY = ("docs-400k", "docs-1m", "docs-3m", "docs-100k", "docs-400k-twin", "docs-bytes")
 
 
@@ -100,6 +103,12 @@ def label_panels(axes: Iterable) -> None:
             fontweight="bold",
             fontsize=9,
         )
+
+
+def points(ax: Axes, table, x: str, y: str, low: str = "low", high: str = "high", **style) -> None:
+    """Column `y` against `x` as points, with the intervals of the columns `low` and `high`."""
+    spread = [table[y] - table[low], table[high] - table[y]]
+    ax.errorbar(table[x], table[y], yerr=spread, fmt=style.pop("fmt", "o"), elinewidth=0.7, capsize=1.5, **style)
 
 
 def log_axes(ax: Axes) -> None:

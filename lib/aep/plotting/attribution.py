@@ -12,8 +12,6 @@ from . import PALETTE, mark_short
 
 __all__ = [
     "plot_accuracy",
-    "plot_accuracy_by_author",
-    "plot_answers",
     "plot_breaks",
     "plot_confusion",
     "plot_e_values",
@@ -24,12 +22,6 @@ _RULES = {  # colour, line, marker, shift of the mark on the axis of T
     "maximum likelihood": (PALETTE[0], "-", "o", 0.97),
     "smallest |z|": (PALETTE[7], ":", "^", 1.0),
     "e-process": (PALETTE[2], "--", "s", 1.03),
-}
-_ANSWERS = {
-    "accuracy": ("the author", PALETTE[0], "o", 0.96),
-    "wrong": ("another candidate", PALETTE[1], "^", 0.99),
-    "none": ("none of them", PALETTE[3], "D", 1.01),
-    "undecided": ("several left", "0.45", "s", 1.04),
 }
 _KNOWN = {
     "known": (PALETTE[0], "o"),
@@ -88,38 +80,6 @@ def plot_accuracy(ax: Axes, table: pd.DataFrame, *, column: str = "accuracy", ch
         ax.axhline(chance, color="0.6", lw=0.6, zorder=0)
     _length_axis(ax, table)
     ax.set_ylabel("share given to the author (1)" if column == "accuracy" else "share given to the right group (1)")
-
-
-def plot_accuracy_by_author(
-    ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], *, column: str = "accuracy"
-) -> None:
-    """Share of texts given to their author against T, one line per author, 95% intervals.
-
-    Table: rows of one rule of `attribution_tables.accuracy_by_length`; those of "all" are left out.
-    """
-    authors = [name for name in dict.fromkeys(table.author) if name != "all"]
-    shifts = np.geomspace(0.95, 1.05, len(authors))
-    for author, shift, marker in zip(authors, shifts, "osD^vP*X" * len(authors), strict=False):
-        part = table[table.author == author]
-        _over_lengths(ax, part, column, shift, color=colours[author], fmt=marker, ls="-", label=author)
-    _length_axis(ax, table)
-    ax.set_ylabel("share given to the author (1)" if column == "accuracy" else "share given to the right group (1)")
-
-
-def plot_answers(ax: Axes, table: pd.DataFrame, alpha: float | None = None) -> None:
-    """What a rule says against T: the author, another candidate, none of them, several left; 95% intervals, level α.
-
-    Table: rows of one rule and author of `attribution_tables.accuracy_by_length`. For a foreign author "none of them" is
-    the right answer and is drawn as such alone.
-    """
-    for column, (label, colour, marker, shift) in _ANSWERS.items():
-        if column == "accuracy" and not table.listed.any():
-            continue
-        _over_lengths(ax, table, column, shift, color=colour, fmt=marker, ls="-", label=label)
-    if alpha is not None:
-        ax.axhline(alpha, color="0.6", lw=0.6, ls=(0, (4, 2)), zorder=0)
-    _length_axis(ax, table)
-    ax.set_ylabel("share of texts (1)")
 
 
 def plot_stopping(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:

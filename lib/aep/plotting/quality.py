@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from ..adaptors import parse
-from . import PALETTE
+from . import AMBER, BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 
 __all__ = [
     "plot_conditioned",
@@ -18,8 +18,6 @@ __all__ = [
     "scheme_style",
 ]
 
-BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK, _ = PALETTE
-GREY = "0.55"
 _MARKERS = {
     "top_k(30)": "v",
     "top_k(50)": "^",

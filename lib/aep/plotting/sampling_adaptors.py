@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from . import PALETTE
+from . import AMBER, BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, points
 
 __all__ = [
     "plot_acceptance",
@@ -17,14 +17,6 @@ __all__ = [
     "plot_temperature",
     "plot_z",
 ]
-
-BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK, _ = PALETTE
-GREY = "0.55"
-
-
-def _bars(ax, table: pd.DataFrame, x: str, y: str, low: str = "low", high: str = "high", **style) -> None:
-    spread = [table[y] - table[low], table[high] - table[y]]
-    ax.errorbar(table[x], table[y], yerr=spread, fmt=style.pop("fmt", "o"), elinewidth=0.7, capsize=1.5, **style)
 
 
 def _names(ax, names, *, shown: bool = True) -> None:
@@ -54,7 +46,7 @@ def plot_acceptance(ax, table: pd.DataFrame) -> None:
     """Measured acceptance with its interval against the exact expectation."""
     ends = [table["expected"].min(), table["expected"].max()]
     ax.plot(ends, ends, color=GREY, linewidth=0.8)
-    _bars(ax, table, "expected", "acceptance", color=BLUE)
+    points(ax, table, "expected", "acceptance", color=BLUE)
     ax.set_xlabel("expected acceptance (1)")
     ax.set_ylabel("measured acceptance (1)")
 
@@ -78,8 +70,8 @@ def plot_pool(ax, table: pd.DataFrame, *, label: str = "") -> None:
     ax.axhline(table["globally"].iloc[0], color=BLACK, linewidth=0.8, label="global law")
     ax.axhline(table["local"].iloc[0], color=GREY, linestyle="--", linewidth=0.8, label="local law")
     ax.plot(table["size"], table["first_order"], color=SKY, label="first order")
-    _bars(ax, table, "size", "estimate", color=ORANGE, label="finite pool")
-    _bars(ax, table, "size", "fresh", "fresh_low", "fresh_high", color=BLUE, fmt="s", label="fresh proposals")
+    points(ax, table, "size", "estimate", color=ORANGE, label="finite pool")
+    points(ax, table, "size", "fresh", "fresh_low", "fresh_high", color=BLUE, fmt="s", label="fresh proposals")
     ends = [table["local"].iloc[0], table["globally"].iloc[0]]
     room = 0.25 * abs(ends[0] - ends[1])
     ax.set_ylim(min(ends) - room, max(ends) + room)
@@ -116,7 +108,7 @@ def plot_string_tail(ax, table: pd.DataFrame) -> None:
     ax.plot(table["epsilon"], table["chebyshev"], color=ORANGE, linestyle="--", label="Chebyshev")
     ax.plot(table["epsilon"], table["chernoff"], color=BLUE, label="Rényi-Chernoff")
     if "low" in table:
-        _bars(ax, table, "epsilon", "tail", color=BLACK, label="probability")
+        points(ax, table, "epsilon", "tail", color=BLACK, label="probability")
     else:
         ax.plot(table["epsilon"], table["tail"], "o", color=BLACK, label="probability")
     ax.set_yscale("log")
@@ -153,7 +145,7 @@ def plot_z(ax, table: pd.DataFrame) -> None:
 def plot_temperature(ax, exact: pd.DataFrame, local: pd.DataFrame, column: str, label: str, critical: float) -> None:
     """A mean under the global law (line) and under the local one (intervals) against temperature."""
     ax.plot(exact["tau"], exact[column], color=BLUE, label="global, exact")
-    _bars(ax, local, "tau", column, f"{column}_low", f"{column}_high", color=ORANGE, label="local, 95%")
+    points(ax, local, "tau", column, f"{column}_low", f"{column}_high", color=ORANGE, label="local, 95%")
     ax.axvline(critical, color=GREY, linestyle=":", linewidth=0.8)
     ax.set_xlabel(r"temperature $\tau$ (1)")
     ax.set_ylabel(label)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from . import PALETTE
+from . import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, points
 
 __all__ = [
     "plot_conditioning",
@@ -17,15 +17,6 @@ __all__ = [
     "plot_tails",
     "plot_toys",
 ]
-
-BLUE, ORANGE, GREEN, PINK, SKY, _, BLACK, _ = PALETTE
-GREY = "0.55"
-
-
-def _bars(ax, table: pd.DataFrame, x: str, y: str, **style) -> None:
-    """Points with the interval of the columns `low` and `high`."""
-    spread = [table[y] - table["low"], table["high"] - table[y]]
-    ax.errorbar(table[x], table[y], yerr=spread, fmt=style.pop("fmt", "o"), elinewidth=0.7, capsize=1.5, **style)
 
 
 def plot_objects(ax, table: pd.DataFrame, fit: pd.DataFrame) -> None:
@@ -59,7 +50,7 @@ def plot_corpora(ax, table: pd.DataFrame, strip: pd.DataFrame) -> None:
 def plot_sweep(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
     """Correlation among typical corpora against epsilon / sigma_N: theory (`ratio`, `theory`) and measured intervals."""
     ax.plot(theory["ratio"], theory["theory"], color=BLUE, label="truncated Gaussian")
-    _bars(ax, measured, "ratio", "correlation", color=ORANGE, label="simulated, 95%")
+    points(ax, measured, "ratio", "correlation", color=ORANGE, label="simulated, 95%")
     ax.axhline(theory["theory"].iloc[-1], color=GREY, linestyle=":", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_xlabel(r"tolerance $\epsilon/\sigma_N$ (1)")
@@ -90,7 +81,7 @@ def plot_tails(ax, table: pd.DataFrame) -> None:
     ax.plot(table["epsilon"], table["chebyshev"], color=BLUE, label="Chebyshev (Eq. 11)")
     ax.plot(table["epsilon"], table["chernoff"], color=GREEN, label="Rényi-Chernoff (App. D)")
     ax.plot(table["epsilon"], table["gaussian"], color=GREY, linestyle="--", label="Gaussian")
-    _bars(ax, table, "epsilon", "tail", color=ORANGE, label="importance sampling, 95%")
+    points(ax, table, "epsilon", "tail", color=ORANGE, label="importance sampling, 95%")
     ax.set_yscale("log")
     ax.set_xlabel(r"tolerance $\epsilon$ (nats)")
     ax.set_ylabel(r"probability beyond $\epsilon$ (1)")
@@ -106,7 +97,7 @@ def plot_conditioning(ax, seen: pd.DataFrame, tilted: pd.DataFrame, tempered: pd
         label=r"temperature, $p_{\mathrm{+}}^{1/\tau}$",
     )
     ax.plot(tilted["mean_log_p"], tilted["mean_reward"], color=GREEN, label=r"$p_{\mathrm{+}}\,p^\lambda$")
-    _bars(ax, seen, "mean_log_p", "mean_reward", color=ORANGE, label="corpora, 95%")
+    points(ax, seen, "mean_log_p", "mean_reward", color=ORANGE, label="corpora, 95%")
     ax.set_xlabel(r"mean log prior (nats)")
     ax.set_ylabel(r"mean reward (nats)")
 
@@ -155,7 +146,7 @@ def plot_partial_entropy(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
 def plot_length_tail(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
     """Share of sampled strings longer than n with its interval, beside the exact `tail` of `curve`."""
     ax.plot(curve["n"], curve["tail"], color=BLUE, label=r"$1/\log_2(n+2)$")
-    _bars(ax, table, "n", "share", color=ORANGE, label="sampled, 95%")
+    points(ax, table, "n", "share", color=ORANGE, label="sampled, 95%")
     ax.set_xscale("log")
     ax.set_xlabel("length $n$ (symbols)")
     ax.set_ylabel("probability of a longer string (1)")
@@ -164,6 +155,6 @@ def plot_length_tail(ax, table: pd.DataFrame, curve: pd.DataFrame) -> None:
 def plot_share(ax, measured: pd.DataFrame, theory: pd.DataFrame) -> None:
     """The correlation of `plot_sweep` against the share of corpora that are typical (`share_typical`)."""
     ax.plot(theory["share_typical"], theory["theory"], color=BLUE)
-    _bars(ax, measured, "share_typical", "correlation", color=ORANGE)
+    points(ax, measured, "share_typical", "correlation", color=ORANGE)
     ax.axhline(theory["theory"].iloc[-1], color=GREY, linestyle=":", linewidth=0.8)
     ax.set_xlabel("share of corpora that are typical (1)")
