@@ -73,7 +73,8 @@ def make_room(error: BaseException) -> str:
     >>> make_room(OSError(28, "No space left on device")), make_room(OSError(13, "Permission denied"))
     (': make room, and the same command goes on', '')
     """
-    full = getattr(error, "errno", None) in _FULL or "os error 28" in str(error)  # as libraries in Rust say it
+    # What a notebook's kernel or a library in Rust raises has no errno.
+    full = getattr(error, "errno", None) in _FULL or "No space left on device" in str(error)
     return ": make room, and the same command goes on" if full else ""
 
 

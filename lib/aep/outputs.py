@@ -11,9 +11,11 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,6 +26,7 @@ import pandas as pd
 import yaml
 
 from ._agree import texts_agree
+from ._folders import require_writable
 from .errors import ParameterError, RecordError, shown, unknown_name
 from .parameters import coerce, read_mapping
 
@@ -38,6 +41,7 @@ __all__ = [
     "plan",
     "read_parameters",
     "repository",
+    "sweep",
     "write_atomically",
     "write_defaults",
 ]
@@ -96,6 +100,14 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, age: float = 3600.0) -> None:
+    """Remove what killed processes have left in a folder: hidden temporary files and folders not written to for `age` s."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".*.running.ipynb")]:
+        with suppress(OSError):  # of another process that is just removing it
+            if time.time() - path.stat().st_mtime > age:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters
@@ -241,7 +253,7 @@ def plan(notebook: str, values: Mapping[str, Any], root: Path | None = None) -> 
     """The Run that these parameter values lead to; nothing is written yet.
 
     `values` may hold other names (a notebook's globals). Raises ParameterError for an unknown notebook, a missing
-    parameter, or a value of the wrong type.
+    parameter, a value of the wrong type, or a folder that cannot be written to.
     """
     root = root or repository()
     files = notebook_files(root)
@@ -260,6 +272,7 @@ def plan(notebook: str, values: Mapping[str, Any], root: Path | None = None) -> 
     home = is_default and not forced
     figures = root / "figures" if home else folder / "figures"
     results = root / "data" / "results" if home else folder / "results"
+    require_writable(folder, figures, results, instead="AEP_OUTPUT_ROOT=FOLDER sends every run to another place")
     return Run(notebook, stem, parameters, is_default, folder, figures, results)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import data_table, errors, outputs
-from .errors import ParameterError, unknown_name
+from .errors import ParameterError, make_room, unknown_name
 from .parameters import literal, read_mapping
 
 __all__ = ["clean", "plans", "resolve", "run"]
@@ -175,12 +175,12 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | No
     """Execute one notebook and put it where it belongs; what stopped it, if anything."""
     import nbformat
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellTimeoutError
 
     source = outputs.notebook_files(root)[planned.notebook]
     changed = {k: v for k, v in planned.parameters.items() if v != outputs.defaults(planned.notebook, root)[k]}
     planned.folder.mkdir(parents=True, exist_ok=True)
-    _sweep(planned.folder)
+    outputs.sweep(planned.folder)
     part = planned.folder / f".{planned.stem}.{os.getpid()}.running.ipynb"  # of this process: another may run the same
     kept = planned.folder / f"{planned.stem}.failed.ipynb"
     started = time.monotonic()
@@ -194,7 +194,7 @@ def _execute(planned: outputs.Run, root: Path, in_place: bool) -> Exception | No
                 on_cell_execute=progress,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # its warnings would stand among our lines
             )
-    except (papermill.PapermillExecutionError, DeadKernelError, CellTimeoutError) as error:
+    except (papermill.PapermillExecutionError, RuntimeError, CellTimeoutError) as error:  # RuntimeError: of the kernel
         _finish(part, kept)
         planned.update(status="failed", wall_seconds=round(time.monotonic() - started, 1))
         print(f"aep: {planned.stem} failed, {_reason(error)} ({_shown(kept, root)})", file=sys.stderr)
@@ -220,19 +220,12 @@ def _cut_off(planned: outputs.Run, part: Path, status: str, started: float) -> N
         planned.update(status=status, wall_seconds=round(time.monotonic() - started, 1))
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes have left in the folder of a run: hidden files not written to for an hour."""
-    for path in folder.glob(".*"):
-        with contextlib.suppress(OSError):  # of a process that is just renaming it
-            if path.name.endswith((".tmp", ".running.ipynb")) and time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
-
-
 def _reason(error: Exception) -> str:
     """Cell, exception and message on one line."""
     if not hasattr(error, "ename"):
         return f"the kernel stopped: {type(error).__name__}: {' '.join(str(error).split())}"
-    return f"cell {error.exec_count}: {error.ename}: {' '.join(str(error.evalue).split())}"
+    said = " ".join(str(error.evalue).split())
+    return f"cell {error.exec_count}: {error.ename}: {said}{'' if 'make room' in said else make_room(error)}"
 
 
 def _shown(path: Path, root: Path) -> str:
@@ -244,10 +237,12 @@ def _finish(part: Path, target: Path) -> None:
     """Clean an executed notebook and give it its final name."""
     import nbformat
 
-    if part.is_file():
-        notebook = clean(nbformat.read(part, as_version=4))
-        outputs.write_atomically(target, nbformat.writes(notebook) + "\n")
-        part.unlink()
+    try:
+        if part.is_file():
+            notebook = clean(nbformat.read(part, as_version=4))
+            outputs.write_atomically(target, nbformat.writes(notebook) + "\n")
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def clean(notebook):

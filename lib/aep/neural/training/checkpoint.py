@@ -5,11 +5,13 @@ import io
 import logging
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from aep.errors import ModelError
+from aep.outputs import sweep
 from aep.records import store_home
 
 __all__ = ["load_checkpoint", "save_checkpoint", "store"]
@@ -33,15 +35,16 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
-    temporary = folder / (CURRENT + ".tmp")
+    temporary = folder / f".{CURRENT}.{os.getpid()}.tmp"  # of this process: another may train the same
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         with open(temporary, "wb") as file:
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if (folder / CURRENT).exists():
+        with suppress(FileNotFoundError):
             os.replace(folder / CURRENT, folder / PREVIOUS)
         # A kill between these two lines leaves only PREVIOUS, which is where load_checkpoint looks next.
         os.replace(temporary, folder / CURRENT)
@@ -68,7 +71,7 @@ def load_checkpoint(folder: Path) -> dict | None:
 
 
 def _content(path: Path) -> bytes:
-    """What torch has written; ValueError where it differs from its checksum. A plain file of torch has none: an older one."""
+    """What torch has written; ValueError where it differs from its checksum. A plain file of torch has none."""
     raw = path.read_bytes()
     if raw.startswith(b"PK"):
         return raw

@@ -22,6 +22,7 @@ from aep.neural.training import corpus, fastloss
 from aep.neural.training.cards import LICENCES, readme
 from aep.neural.training.evaluate import document_losses, load_stored, unigram_losses
 from aep.neural.training.tokenizer import BYTES, encode, save_tokenizer
+from aep.outputs import sweep
 
 __all__ = [
     "Facts",
@@ -182,7 +183,8 @@ def publish(out: Path, write: Callable[[Path], dict]) -> Path:
     Everything is made in a folder beside `out` first; a half-replaced model does not match its card and is refused.
     ModelError, in one line, for a full disk: the training itself is in its checkpoint.
     """
-    draft = out.with_name(out.name + ".tmp")
+    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")  # of this process: another may train the same
+    sweep(out.parent)
     shutil.rmtree(draft, ignore_errors=True)
     with _FullDisk(out):
         return _published(draft, out, write)
