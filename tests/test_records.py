@@ -222,6 +222,7 @@ def test_records_taken_apart_and_joined_again_are_the_same_records(record, texts
         np.testing.assert_array_equal(joined[name], values)
     np.testing.assert_array_equal(joined.text_keys, texts.keys())
     assert joined.meta == record.meta
+    assert len(keyed.select([])) == len(keyed.select([]).text_keys) == 0
     turned = keyed.select([5, 0])
     np.testing.assert_array_equal(turned.by_text("entropy")[0], record.by_text("entropy")[5])
     np.testing.assert_array_equal(turned["text"], np.repeat([0, 1], turned.lengths))

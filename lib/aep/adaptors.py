@@ -160,7 +160,7 @@ class Adaptor:
             if kind == "temperature":
                 weights = weights / value
                 continue
-            with no_rounding_noise(log_p):
+            with no_rounding_noise():
                 kept = _KINDS[kind][1](weights - log_sum_exp(weights)[..., None], value)
             weights = xp.where(kept, weights, -xp.inf)
         return weights

@@ -56,7 +56,7 @@ def expectation(log_p: LogP, values: LogP) -> PerRow:
     >>> float(expectation(np.log(np.array([0.5, 0.5])), np.array([1.0, 3.0])))
     2.0
     """
-    with no_rounding_noise(log_p):
+    with no_rounding_noise():
         return _weighted_sum(namespace(log_p).exp(log_p), values)
 
 
@@ -130,7 +130,7 @@ def cross_moments(log_p: LogP, log_q: LogP) -> Moments:
     """
     xp = namespace(log_p)
     p = xp.exp(log_p)
-    with no_rounding_noise(log_p):
+    with no_rounding_noise():
         mean = _weighted_sum(p, -log_q)
         return Moments(mean, _weighted_sum(p, (log_q + mean[..., None]) ** 2))
 
@@ -143,7 +143,7 @@ def kl(log_p: LogP, log_q: LogP) -> PerRow:
     >>> float(kl(p, p))
     0.0
     """
-    with no_rounding_noise(log_p):
+    with no_rounding_noise():
         return expectation(log_p, log_p - log_q)
 
 
@@ -154,7 +154,7 @@ def log_partition(log_p: LogP, theta: float) -> PerRow:
     >>> bool(np.isclose(log_partition(np.log(np.full(8, 1 / 8)), 0.5), 0.5 * np.log(8)))
     True
     """
-    with no_rounding_noise(log_p):
+    with no_rounding_noise():
         return log_sum_exp(namespace(log_p).where(log_p == -float("inf"), log_p, theta * log_p))
 
 
@@ -276,5 +276,5 @@ def check_probabilities(p: LogP, *, what: str = "p", tolerance: float | None = N
         row, column = (int(i[0]) for i in bad.nonzero())
         raise DistributionError(f"{what}: entry {column} of row {row} is {rows[row, column]}, which is negative or NaN")
     xp = namespace(p)
-    with no_rounding_noise(p):
+    with no_rounding_noise():
         return check_distribution(xp.log(p), what=what, tolerance=tolerance)

@@ -90,7 +90,7 @@ def fisher(correlation: float, n: int, level: float = 0.95) -> Interval:
 
 
 def mean(values: Float[np.ndarray, " n"], level: float = 0.95) -> Interval:
-    """Mean of independent values with its Student t interval.
+    """Mean of independent values with its Student t interval, whose ends are NaN for a single value.
 
     >>> mean(np.array([1., 2., 3.])).estimate
     2.0
@@ -121,9 +121,13 @@ def ratio(
 def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:
     """Share of independent successes with its exact (Clopper-Pearson) interval; coverage at least `level` at any share.
 
+    AepError for none at all: a share of nothing is not known.
+
     >>> share(np.array([True] * 50 + [False] * 50)).estimate
     0.5
     """
+    if not len(hits):
+        raise AepError("hits is empty: a share needs at least one unit")
     found = stats.binomtest(int(np.sum(hits)), len(hits)).proportion_ci(level)
     return Interval(float(np.mean(hits)), float(found.low), float(found.high))
 

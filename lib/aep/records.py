@@ -273,7 +273,7 @@ class Records:
         """The rows of these texts, in this order, numbered 0, 1, ..."""
         texts = np.asarray(texts, dtype=np.int64)
         start = np.concatenate([[0], np.cumsum(self.lengths)])
-        rows = np.concatenate([np.arange(start[t], start[t + 1]) for t in texts])
+        rows = np.concatenate([np.empty(0, np.int64), *(np.arange(start[t], start[t + 1]) for t in texts)])
         columns = {name: values[rows] for name, values in self.columns.items()}
         columns["text"] = np.repeat(np.arange(len(texts)), self.lengths[texts])
         return replace(self, columns=columns, text_keys=None if self.text_keys is None else self.text_keys[texts])

@@ -151,7 +151,7 @@ def row_columns(
     logits = _at_least_single(logits)
     xp = namespace(logits)
     top, came = xp.max(logits, axis=-1, keepdims=True), gather(logits, token)
-    with no_rounding_noise(logits):
+    with no_rounding_noise():
         sums = _whole(row_sums, xp, (logits, top, came[..., None]), fused)
         log_total = check_log_total(xp.log(sums.total), "logits")
         mean = sums.first / sums.total

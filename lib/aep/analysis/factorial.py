@@ -34,6 +34,7 @@ class Design:
 
     @classmethod
     def of(cls, per_text: pd.DataFrame, value: str, diagonal: bool) -> "Design":
+        """The design of a table of texts under scorers; ParameterError for one that is not balanced or lacks a column."""
         values, present = _array(per_text, value, diagonal)
         pairs, sampler, prompt = _pair_bases(present), _bases(values.shape[1]), _bases(values.shape[2])
         matrices = {}
@@ -143,6 +144,7 @@ def _pair_bases(present: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def check_columns(per_text: pd.DataFrame, names: list[str]) -> None:
+    """ParameterError, with the nearest that there are, for a column that the table lacks."""
     for name in names:
         if name not in per_text:
             raise ParameterError(unknown_name("column", name, per_text.columns))

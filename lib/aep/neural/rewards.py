@@ -150,7 +150,7 @@ def _classifier(
 @torch.no_grad()
 def _read(model, tokenizer, texts: Texts, *, batch: int = 256) -> np.ndarray:
     """The output of `model` for every text, those of similar length together."""
-    ids = _token_ids(model, tokenizer, texts)
+    ids = _token_ids(tokenizer, texts)
     found, order = np.empty(len(ids)), np.argsort([len(i) for i in ids], kind="stable")
     pad = model.config.pad_token_id or 0
     with progress(total=len(ids), desc="rewards", unit="text") as bar:
@@ -166,7 +166,7 @@ def _read(model, tokenizer, texts: Texts, *, batch: int = 256) -> np.ndarray:
     return found
 
 
-def _token_ids(model, tokenizer, texts: Texts) -> list[np.ndarray]:
+def _token_ids(tokenizer, texts: Texts) -> list[np.ndarray]:
     """Start token, prompt and text; the ids of the texts if the tokenizer is theirs, else the string encoded again."""
     if texts.language is None:
         raise ModelError("texts without a language cannot be read: give .with_language(aep.load(name)) first")

@@ -8,7 +8,6 @@ import ast
 import hashlib
 import inspect
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +22,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from aep.errors import RecordError, unknown_name
+from aep.outputs import repository, write_atomically
 
 __all__ = ["CorpusCheck", "Document", "MANIFEST", "SPLITS", "build_manifest", "check", "documents", "load_split"]
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = repository()
 MANIFEST = ROOT / "data" / "models" / "corpus.json"
 SPLITS = ("training", "validation", "held-out")
 
@@ -234,10 +234,7 @@ def build_manifest(path: Path = MANIFEST) -> dict:
     }
     rows = [json.dumps({"id": d.id, "sha256": d.sha256, "split": d.split}) for d in found]
     text = json.dumps(head, indent=1)[:-2] + ',\n "documents": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_atomically(path, text)
     return head
 
 
