@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib" / "aep"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FLOORS = [
-    {"errors", "_agree", "_array", "_progress", "_display", "_parquet", "_text_files", "_failures"},
+    {"errors", "_agree", "_array", "_progress", "_display", "_parquet", "_text_files", "_failures", "_folders"},
     {"information", "intervals", "importance", "optimum"},
     {"adaptors"},
     {"languages"},

@@ -1,6 +1,7 @@
 """Where a run writes, what it takes for its parameters, and what it says about itself."""
 
 import json
+import os
 import re
 import subprocess
 
@@ -59,6 +60,23 @@ def test_the_output_root_of_the_environment_takes_everything_even_a_default_run(
     assert run.is_default
     assert run.figures.is_relative_to(house / "elsewhere") and run.folder.parent == house / "elsewhere"
     assert not (house / "data").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(house, monkeypatch):
+    """A read-only checkout: `access` says no (it is asked, because to root permissions never say no)."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(house)))
+    with pytest.raises(
+        ParameterError, match=r"cannot write to .* \(permissions or a read-only .*AEP_OUTPUT_ROOT=FOLDER"
+    ):
+        outputs.plan("02", DEFAULTS, house)
+    monkeypatch.setenv("AEP_OUTPUT_ROOT", str(house.parent / "elsewhere"))
+    assert outputs.plan("02", DEFAULTS, house).is_default
+
+
+def test_a_file_in_the_place_of_the_folder_of_the_runs_is_refused(house):
+    (house / "runs").write_text("")
+    with pytest.raises(ParameterError, match=r"cannot write to '.*runs' \(it is not a folder\)"):
+        outputs.begin("02", dict(DEFAULTS), house)
 
 
 def test_values_that_papermill_hands_over_as_text_are_given_their_type_in_the_namespace(house):

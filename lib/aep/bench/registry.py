@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import data_table
+from .._folders import require_writable
 from ..errors import ParameterError, unknown_name
 from ..outputs import repository, write_atomically
 
@@ -68,7 +69,8 @@ def run(names: Sequence[str] = (), path: Path | None = None):
     """Measure the named rows (all if none is named), replace them in the table, and return the measured rows.
 
     `value` is the median, `low` and `high` the smallest and largest run. The table is written after every row: an
-    interrupt keeps those that were measured. Raises ParameterError for an unknown row, before anything is measured.
+    interrupt keeps those that were measured. Raises ParameterError for an unknown row or a folder that cannot be written
+    to, before anything is measured.
     """
     import pandas as pd
 
@@ -78,6 +80,7 @@ def run(names: Sequence[str] = (), path: Path | None = None):
             raise ParameterError(unknown_name("benchmark row", name, sorted(known)))
     committed = repository() / "data" / "results" / "bench.csv"
     path = path or committed
+    require_writable(path.parent)
     measured = []
     for name in dict.fromkeys(names or sorted(known)):
         measured.append(_measure(known[name]))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, MistralForCausalLM, TrainerCallback
 
+from aep._folders import require_writable
 from aep.languages import Grammar
 from aep.neural.loading import card
 from aep.neural.rewards import word_points
@@ -33,19 +34,18 @@ PRIOR = "tales"
 def train(name: str, *, out: Path | str | None = None, threads: int | None = None) -> Path:
     """Train the aligned model or reward model `name`, or resume; write it with its card to `out`, and return that folder.
 
-    Raises ModelError where trl is missing.
+    Raises ModelError where trl is missing, and ParameterError if `out` cannot be written to.
     """
     spec = ALIGNED[name]
     trl_runs.trl()
+    target = Path(out) if out is not None else repository() / "data" / "models" / name
+    require_writable(target)
     if threads is not None:
         torch.set_num_threads(threads)
     folder = store() / f"{name}-{spec.hash(card(PRIOR)['sha256']['model.safetensors'])}"
     trainer = _fit(spec, folder)
     seconds = trainer.seconds.total
-    written = publish(
-        Path(out) if out is not None else repository() / "data" / "models" / name,
-        lambda draft: _write(spec, trainer, draft, seconds),
-    )
+    written = publish(target, lambda draft: _write(spec, trainer, draft, seconds))
     print(f"{name}: {spec.steps} steps in {seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
     return written
 

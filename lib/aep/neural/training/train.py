@@ -19,6 +19,7 @@ import torch
 from transformers import MistralForCausalLM
 
 from aep import _progress
+from aep._folders import require_writable
 from aep.errors import ModelError
 from aep.neural.training import configs, corpus, planted_run, tales
 from aep.neural.training.checkpoint import load_checkpoint, save_checkpoint, store
@@ -247,14 +248,16 @@ def _record(run: Run, loss: float) -> None:
 def train(name: str, *, out: Path | str | None = None, threads: int | None = None) -> Path:
     """Train the embedded model `name` (or resume), and write it with its card to `out`; returns that folder.
 
-    `out` is ``data/models/NAME`` by default, `threads` what torch chooses. Raises ModelError for an unknown name and
-    RecordError if the corpus is not installed exactly.
+    `out` is ``data/models/NAME`` by default, `threads` what torch chooses. Raises ModelError for an unknown name,
+    ParameterError if `out` cannot be written to, and RecordError if the corpus is not installed exactly.
     """
     if name in configs.ALIGNED:
         from aep.neural.training import aligned  # the trainers of the extra [train]
 
         return aligned.train(name, out=out, threads=threads)
     spec = configs.get(name)
+    target = Path(out) if out is not None else MODELS / name
+    require_writable(target)
     if threads is not None:
         torch.set_num_threads(threads)
     material = _material(spec)
@@ -262,7 +265,7 @@ def train(name: str, *, out: Path | str | None = None, threads: int | None = Non
     run = fit_batches(spec, material.batches, material.held, folder)
     if material.last:
         keep_last(run)
-    written = export(run, material, Path(out) if out is not None else MODELS / name)
+    written = export(run, material, target)
     print(f"{name}: {run.step} steps in {run.seconds / 60:.1f} minutes, written to {written}", file=sys.stderr)
     return written
 
