@@ -10,14 +10,15 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from aep import outputs
-from fault_children import NAMESPACE, Ended, Server, content, left_hidden
+from aep import data_table, outputs
+from fault_children import NAMESPACE, Ended, Server, content, left_hidden, own_places
 from tiny_models import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -280,3 +281,142 @@ def test_a_disk_that_is_full_is_one_line_and_with_room_the_same_command_ends(dis
             refused.append(room)
     print(f"{name}: refused with room for {refused} bytes")
     assert refused
+
+
+# ------------------------------------------------------------------------------------------- what a cut in between leaves
+
+
+def test_an_interrupt_of_the_table_of_data_is_one_line_and_leaves_it_as_it_was(tmp_path, monkeypatch, capsys):
+    results(tmp_path)
+    (tmp_path / "data" / "results" / "a.csv").write_text("x\n1\n")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    before = (tmp_path / "data" / "README.md").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(data_table, "repository", lambda: tmp_path)
+        patch.setattr(data_table, "_digest", interrupted)
+        assert data_table.main() == 130
+    err = capsys.readouterr().err
+    assert err.startswith("aep: interrupted; ") and "the same command" in err and err.count("\n") == 1
+    assert (tmp_path / "data" / "README.md").read_text() == before
+    monkeypatch.setattr(data_table, "repository", lambda: tmp_path)
+    assert data_table.main() == 0 and "results/a.csv" in (tmp_path / "data" / "README.md").read_text()
+
+
+def test_a_figure_cut_off_between_its_two_files_is_drawn_whole_again(tmp_path, monkeypatch):
+    from aep import plotting
+
+    run = outputs.Run("01", "01_toy", {}, False, tmp_path, tmp_path, tmp_path)
+
+    def draw(height):
+        figure, axes = plotting.figure()
+        axes.plot([0, 1], [0, height])
+        plotting.savefig(figure, run, "fig01a_line")
+        plotting.plt.close(figure)
+        return [(tmp_path / f"fig01a_line.{kind}").read_bytes() for kind in ("pdf", "png")]
+
+    first, write, written = draw(1), plotting.write_atomically, []
+
+    def once(path, text):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(path, text))
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(plotting, "write_atomically", once)
+        draw(3)
+    second = draw(3)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    assert second == draw(3) and all(a != b for a, b in zip(first, second))
+
+
+def test_what_killed_processes_left_is_swept_away_after_an_hour(tmp_path):
+    kept = [tmp_path / ".a.csv.1.tmp", tmp_path / "a.csv"]
+    old = [tmp_path / ".b.csv.2.tmp", tmp_path / ".01_toy.3.running.ipynb", tmp_path / ".tiny.4.tmp"]
+    old[2].mkdir()
+    for path in (*kept, *old[:2]):
+        path.write_text("half")
+    for path in (kept[1], *old):
+        os.utime(path, (0, 0))
+    outputs.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+# --------------------------------------------------------------------------------------- the command line as a user has it
+
+
+@pytest.fixture
+def copied(tmp_path, repository) -> tuple[Path, dict[str, str]]:
+    """A folder with the library, a small notebook, a site and a table of data of its own, and the environment for it."""
+    folder = tmp_path / "copy"
+    pages(folder)
+    results(folder)
+    (folder / "text.txt").write_text("The mean of an array along an axis. " * 400, encoding="utf-8")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(repository / "lib" / "aep", folder / "lib" / "aep", ignore=ignored)
+    shutil.copytree(repository / "data" / "models" / "docs-100k", folder / "data" / "models" / "docs-100k")
+    environment = os.environ | own_places(folder, tmp_path) | {"PYTHONPATH": str(folder / "lib"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("AEP_OUTPUT_ROOT", None)
+    return folder, environment | {"OMP_NUM_THREADS": "1"}
+
+
+def started(copied, module: str, *arguments: str) -> subprocess.Popen:
+    """``python -m MODULE ARGUMENTS`` in the copy; Ctrl-C interrupts it even where a shell would have it ignored."""
+    folder, environment = copied
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    back = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes, **back)
+
+
+REAL = {
+    "sample": ("aep", *SAMPLE),
+    "score": ("aep", *SCORE),
+    "run": ("aep", *RUN),
+    "site": ("aep.site", "html"),
+    "data_table": ("aep.data_table",),
+}
+
+
+def left_by(folder: Path) -> dict[str, str]:
+    return {name: h for name, h in content(folder).items() if not name.startswith(("lib/", "data/models/"))}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", REAL)
+def test_the_command_itself_killed_and_interrupted_at_random_moments_ends_as_an_undisturbed_one(copied, name):
+    folder = copied[0]
+    before = left_by(folder)
+
+    def clean():
+        for path in [folder / n for n in left_by(folder) if n not in before]:
+            path.unlink()
+        (folder / "data" / "README.md").write_text(f"# Data\n\n{TABLE}", encoding="utf-8")
+
+    begun = time.monotonic()
+    undisturbed = started(copied, *REAL[name])
+    out, err = undisturbed.communicate(timeout=300)
+    longest, whole = time.monotonic() - begun, left_by(folder)
+    assert undisturbed.returncode == 0 and whole != before, out + err
+    source, hits, interrupts = random.Random(7), 0, 0
+    for _ in range(4):
+        clean()
+        for send in (signal.SIGKILL, signal.SIGINT):
+            child = started(copied, *REAL[name])
+            time.sleep(source.uniform(0, longest))
+            child.send_signal(send)
+            out, err = child.communicate(timeout=300)
+            hits += child.returncode == -signal.SIGKILL
+            if child.returncode == 130:
+                interrupts += 1
+                one_line(Ended(130, None, 0.0, out, err), "aep: interrupted", "the same command")
+            else:  # Python itself ends so while it starts
+                assert child.returncode in (0, -signal.SIGKILL, -signal.SIGINT), (child.returncode, err)
+        last = started(copied, *REAL[name])
+        out, err = last.communicate(timeout=300)
+        assert last.returncode == 0, err
+        assert left_by(folder) == whole
+    print(f"python -m {' '.join(REAL[name])}: {hits} kills, {interrupts} interrupts hit, undisturbed {longest:.1f} s")
