@@ -231,7 +231,7 @@ def _score(jobs, *, scorer, source, adaptor, adaptors, chunk, compiled, batch) -
             starts = np.cumsum([0, *(len(job.ids) for job in group)])
             token = np.concatenate([job.ids for job in group])[starts[text] + position]
             blocks = _reduced(scorer, source, group, token, chunk, reduce, bar)
-            values = {n: np.concatenate([block[n] for block in blocks]) for n in blocks[0]}
+            values = {n: np.concatenate([block.pop(n) for block in blocks]) for n in list(blocks[0])}
             which, offset = (np.array([getattr(job, name) for job in group])[text] for name in ("text", "offset"))
             parts.append({"text": which, "position": offset + position, "token": token, **values})
     order = np.lexsort([np.concatenate([p[n] for p in parts]) for n in ("position", "text")])
