@@ -64,8 +64,8 @@ test: $(READY) ## unit tests and examples, then the committed notebooks compared
 test-slow: $(READY) ## the tests marked slow: large samples, parameter files (tens of minutes)
 	$(PY) -m pytest -q -m slow
 
-test-faults: $(READY) ## the tests that kill processes and damage files on purpose
-	$(PY) -m pytest -q -m faults
+test-faults: $(READY) ## the tests that kill processes, fill disks and damage files on purpose (about a quarter of an hour)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m faults
 
 bench: $(BENCH_READY) ## measure anew, write data/results/bench.csv (minutes; ROWS="name ..." for some)
 	@echo "measuring $(or $(ROWS),every row): a minute or so a row; nothing else should run meanwhile"
