@@ -296,6 +296,15 @@ def test_a_loop_after_ordinary_text_keeps_its_small_variance():
     np.testing.assert_allclose(last, -64 * 2e-10 / np.sqrt(64e-9), rtol=1e-9)
 
 
+def test_the_same_ranks_in_another_order_have_the_same_score():
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(40, size=37)
+    both = np.concatenate([rng.permutation(ranks) for _ in range(200)])
+    text = np.repeat(np.arange(200), 37)
+    record = Records({"text": text, "position": np.tile(np.arange(37), 200), "rank": both, "surprisal": both + 1.0})
+    assert len(set(ts.log_rank(record))) == 1
+
+
 def test_windows_are_refused_where_a_text_is_shorter_and_for_zlib(pair):
     with pytest.raises(ParameterError, match=r"text 0 has 1 scored tokens, fewer than a window of 4.*records\.select"):
         window_scores(pair, 4)

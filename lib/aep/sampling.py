@@ -32,7 +32,7 @@ def text_stream(seed: int, prompt: int, text: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(prompt, text)))
 
 
-def draw(log_q: Float[Any, "batch vocab"], uniform: Float[np.ndarray, "batch"]) -> Int[Any, "batch"]:
+def draw(log_q: Float[Any, "batch vocab"], uniform: Float[np.ndarray, " batch"]) -> Int[Any, " batch"]:
     """One token per row by inverse CDF in token-id order: the first v with Σ_{w<=v} q(w) > u.
 
     DistributionError if a row does not sum to one (1e-6), so that a broken language cannot go unnoticed.

@@ -147,9 +147,12 @@ def loss(records: Records, *, spans: Spans | None = None) -> PerSpan:
 
 
 def log_rank(records: Records, *, spans: Spans | None = None) -> PerSpan:
-    """Mean log(r + 1), r = 0 the greedy token (Gehrmann et al. 2019; Mitchell et al. 2023). Low = machine-written."""
+    """Mean log(r + 1), r = 0 the greedy token (Gehrmann et al. 2019; Mitchell et al. 2023). Low = machine-written.
+
+    To 12 decimals: texts with the same ranks in another order have the same score, and not one by the order of a sum.
+    """
     spans = _spans(records, spans)
-    return _sums(np.log1p(_column(records, "rank", "log_rank")), spans) / spans.length
+    return np.round(_sums(np.log1p(_column(records, "rank", "log_rank")), spans) / spans.length, 12)
 
 
 def lrr(records: Records, *, spans: Spans | None = None) -> PerSpan:

@@ -137,7 +137,7 @@ class Calibration(NamedTuple):
     is_calibrated: bool
 
 
-def calibration(z: Float[np.ndarray, "texts"], *, level: float = 0.001) -> Calibration:
+def calibration(z: Float[np.ndarray, " texts"], *, level: float = 0.001) -> Calibration:
     """Is z normal: mean z inside ±Φ^{-1}(1 - level/2)/sqrt(n), Σz² inside the central χ²_n interval, KS p-value > level.
 
     A correct build misses with a chance of at most 3·level; pass level/m for m models (Bonferroni; Holm rejects no less).
@@ -177,8 +177,8 @@ class SetSize(NamedTuple):
 
 
 def log_set_size(
-    total: Float[np.ndarray, "texts"],
-    inside: Bool[np.ndarray, "texts"],
+    total: Float[np.ndarray, " texts"],
+    inside: Bool[np.ndarray, " texts"],
     tokens: int,
     *,
     rng: np.random.Generator,

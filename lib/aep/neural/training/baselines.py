@@ -39,7 +39,7 @@ class KneserNey:
     True
     """
 
-    def __init__(self, texts: Sequence[Int[np.ndarray, "_"]], *, order: int = 3, vocab_size: int):
+    def __init__(self, texts: Sequence[Int[np.ndarray, " _"]], *, order: int = 3, vocab_size: int):
         if order < 1 or vocab_size ** float(order) >= 2**62:
             raise ParameterError(f"order={order}: from 1 to {int(62 / np.log2(vocab_size))} for {vocab_size} tokens")
         self.order, self.vocab_size = order, vocab_size
@@ -85,7 +85,7 @@ class KneserNey:
             p = np.maximum(count - level.discounts[np.minimum(count, 3)], 0.0) / total + weight * p
         return np.log(p)
 
-    def losses(self, documents: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, " documents"]:
+    def losses(self, documents: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, " documents"]:
         """Surprisal of each document (nats, summed over its tokens)."""
         return np.array([-self.log_p(*self._windows(document)).sum() for document in documents])
 
@@ -112,7 +112,7 @@ def compressed_bits_per_byte(texts: Sequence[str], compress: Callable[[bytes], b
 
 
 def n_gram_losses(
-    training: Sequence[Int[np.ndarray, "_"]], documents: Sequence[Int[np.ndarray, "_"]], vocab_size: int
+    training: Sequence[Int[np.ndarray, " _"]], documents: Sequence[Int[np.ndarray, " _"]], vocab_size: int
 ) -> dict[str, Float[np.ndarray, " documents"]]:
     """Surprisal of each document (nats, summed) under unigram, bigram and trigram estimated from `training`."""
     counts = np.bincount(np.concatenate(training), minlength=vocab_size)
