@@ -106,6 +106,7 @@ def test_sums_of_surprisals_have_the_law_of_sampled_strings():
     grammar, rng = Grammar.load("palindromes"), np.random.default_rng(1)
     drawn = [sum(-grammar.log_probability(s) for s in grammar.sample_strings(rng, 3)) for _ in range(1500)]
     ours = sum_of_surprisals(grammar, grammar, 3, 1500, rng=rng)
+    drawn, ours = np.round(drawn, 9), np.round(ours, 9)  # few values: a last digit apart, they would not be ties
     assert stats.ks_2samp(drawn, ours).pvalue > 1e-3
     assert stats.ks_2samp(drawn, 1.2 * ours).pvalue < 1e-3
     tales = Grammar.load("tales")
