@@ -50,7 +50,7 @@ def plot_loss_by_size(ax: Axes, table: pd.DataFrame, lines: pd.Series, colours: 
     ax.set_xscale("log")
     ax.set_xlim(0.6 * table.parameters.min(), 2.5 * table.parameters.max())
     ax.xaxis.set_major_locator(FixedLocator([1e5, 1e6]))
-    ax.set_xlabel("parameters")
+    ax.set_xlabel("parameters (1)")
     ax.set_ylabel(f"held-out loss (nats per {unit})")
 
 
@@ -76,9 +76,7 @@ def plot_shares_copied(ax: Axes, table: pd.DataFrame, controls: pd.Series, colou
 def plot_known_words(ax: Axes, table: pd.DataFrame, held_out: float, colours: Mapping[str, str]) -> None:
     """Share of a sample's words that are words of the training text, against temperature; the line is held-out text."""
     _by_temperature(ax, table, "known", colours)
-    ax.axhline(held_out, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0)
-    ax.annotate("held-out text", (0.01, held_out), xycoords=("axes fraction", "data"), xytext=(0, -2),
-                textcoords="offset points", va="top", fontsize=7, color="0.35")  # fmt: skip
+    ax.axhline(held_out, color="0.6", lw=0.7, ls=(0, (4, 2)), zorder=0, label="held-out documents")
     ax.set_ylabel("words that are words of\nthe training text (share)")
 
 
@@ -106,7 +104,7 @@ def _by_temperature(ax: Axes, table: pd.DataFrame, column: str, colours: Mapping
     ax.xaxis.set_major_locator(FixedLocator(sorted(set(table.temperature))))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set_xlabel(r"temperature $\tau$")
+    ax.set_xlabel(r"temperature $\tau$ (1)")
 
 
 def plot_calibration(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
@@ -122,5 +120,5 @@ def plot_calibration(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str]) 
     ax.plot([], [], "o", ms=4, color="0.4", mfc="none", label=r"control: $\sigma \times 1.25$")
     ax.set_xlim(-0.6, len(table) - 0.4)
     ax.set_xticks(at, table.model, rotation=30, ha="right")
-    ax.set_ylabel(r"mean of $z^2$ over texts")
+    ax.set_ylabel(r"mean of $z^2$ over texts (1)")
     ax.legend(loc="center left", bbox_to_anchor=(0, 0.4))
