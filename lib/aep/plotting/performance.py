@@ -67,5 +67,5 @@ def plot_ratios(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_yticks(at, table.name)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    ax.set_xlabel("ratio")
+    ax.set_xlabel("ratio (1)")
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3)
