@@ -29,7 +29,7 @@ def plot_loop(ax: Axes, table: pd.DataFrame) -> None:
     style = {"fmt": "o", "ms": 3, "lw": 0.8, "capsize": 1.5, "color": PALETTE[0]}
     ax.errorbar(table.step, table.gap, error, label="estimated from texts of the policy", **style)
     ax.set_yscale("log")
-    ax.set_xlabel("step")
+    ax.set_xlabel("step (1)")
     ax.set_ylabel(r"$J^* - J$ (reward)")
     ax.legend(loc="upper right")
 
@@ -71,7 +71,7 @@ def plot_curves(ax: Axes, curves: pd.DataFrame) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(steps, [f"{step}" for step in steps])
     ax.set_yscale("log")
-    ax.set_xlabel("step")
+    ax.set_xlabel("step (1)")
     ax.set_ylabel(r"$J^* - J$ (reward)")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
@@ -93,5 +93,5 @@ def plot_frontier(ax: Axes, family: pd.DataFrame, runs: pd.DataFrame, fixed: pd.
     inside = family[family.kl <= most]
     ax.set_ylim(inside.reward.min() - 0.1, inside.reward.max() + 0.15)
     ax.set_xlabel(r"KL$(\pi\,\|\,p)$ (nats per text)")
-    ax.set_ylabel(r"$E_\pi[r]$")
+    ax.set_ylabel(r"$E_\pi[r]$ (reward)")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
