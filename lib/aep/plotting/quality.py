@@ -51,14 +51,14 @@ def plot_texts(ax, table: pd.DataFrame, x: str, y: str, *, jitter: np.ndarray | 
     height = table[y] + (0 if jitter is None else jitter)
     for tau, colour in _COLOURS.items():
         mine = (table["tau"] == tau).to_numpy()
-        ax.scatter(table.loc[mine, x], height[mine], s=2, color=colour, alpha=0.25, linewidths=0, rasterized=True)
+        ax.scatter(table.loc[mine, x], height[mine], s=4, color=colour, alpha=0.45, linewidths=0, rasterized=True)
 
 
 def plot_corpora(ax, clouds: pd.DataFrame, means: pd.DataFrame, x: str, y: str) -> None:
     """Bootstrap corpora (`scheme`, `x`, `y`) as faint dots, scheme means with intervals (`<x>_low`, `<x>_high`, ...)."""
     for name, mine in clouds.groupby("scheme", sort=False):
         ax.scatter(
-            mine["x"], mine["y"], s=1, color=scheme_style(name)["color"], alpha=0.12, linewidths=0, rasterized=True
+            mine["x"], mine["y"], s=2, color=scheme_style(name)["color"], alpha=0.25, linewidths=0, rasterized=True
         )
     for name, row in means.iterrows():
         style = scheme_style(name)
@@ -136,12 +136,12 @@ def plot_moves(ax, table: pd.DataFrame, x: str, y: str) -> None:
 
 
 def plot_shortcuts(ax, table: pd.DataFrame, value: str, label: str, *, shown: bool = True) -> None:
-    """Per scheme the mean of a value: local law, a chain per prompt, one that always accepts, one over all prompts."""
+    """Per scheme the mean of a value: local law, chains within an opening, chains that always accept, one over all."""
     rows = np.arange(len(table))
     ax.plot(table[f"{value}_local"], rows, "|", color=BLACK, markersize=6, label="local")
-    ax.plot(table[f"{value}_chain"], rows, "o", color=BLUE, label="a chain per prompt")
+    ax.plot(table[f"{value}_chain"], rows, "o", color=BLUE, label="chains within an opening")
     ax.plot(table[f"{value}_always"], rows, "x", color=ORANGE, label="always accepts")
-    ax.plot(table[f"{value}_pooled"], rows, "s", color=GREEN, fillstyle="none", label="one chain for all prompts")
+    ax.plot(table[f"{value}_pooled"], rows, "s", color=GREEN, fillstyle="none", label="one chain for all openings")
     ax.set_yticks(rows, table.index if shown else [])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(label)
