@@ -55,9 +55,10 @@ class PairRecords(Mapping):
         return len(self.records)
 
     def __repr__(self) -> str:
-        languages, texts = len({source for source, _ in self.texts}), next(iter(self.texts.values()))
+        languages, samplers = len({source for source, _ in self.texts}), len(self.samplers)
+        texts = next(iter(self.texts.values()))
         return (
-            f"PairRecords: {languages} languages, {len(self.samplers)} samplers, {len(self)} pairs, "
+            f"PairRecords: {languages} languages, {samplers} sampler{'s' * (samplers != 1)}, {len(self)} pairs, "
             f"{len(texts)} texts of {len(texts.ids[0])} tokens from each source and sampler"
         )
 

@@ -68,6 +68,7 @@ def plot_excess(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], linea
             ax.errorbar(x, part[column], error, color=colours[model], **style)
     ax.axhline(0, color="0.6", lw=0.7, zorder=0)
     ax.set_yscale("symlog", linthresh=linear)
+    ax.set_ylim(top=3 * max(linear, float(table[["excess_high", "conditional_high"]].max().max())))
     _width_axis(ax, table.width.to_numpy())
     ax.set_ylabel("$l$ minus Monte Carlo (nats per byte)")
     style = {"marker": "o", "ms": 3, "lw": 0.8, "color": "0.3"}

@@ -50,8 +50,8 @@ def plot_shares(ax: Axes, table: pd.DataFrame, *, effects: Sequence[str] | None 
     """Share of the variance of every effect with 95%, in percent, a row each; filled where its test has p <= .05.
 
     `effects` are the rows, in this order (those of the table unless given; one that the table has not stays empty). The
-    rows of noise have no test and are filled. An estimate below 0, where no share can be, stands at 0 (a covariance
-    where it is). The axis is linear up to 1% and logarithmic beyond. Table: `decomposition.decomposition`.
+    rows of noise and a covariance have no test and are filled. An estimate below 0, where no share can be, stands at 0 (a
+    covariance where it is). The axis is linear up to 1% and logarithmic beyond. Table: `decomposition.decomposition`.
     """
     seen = set()
     effects = list(table.effect if effects is None else effects)
@@ -59,7 +59,7 @@ def plot_shares(ax: Axes, table: pd.DataFrame, *, effects: Sequence[str] | None 
         y = effects.index(row.effect)
         group = _group(row.effect)
         label, colour, marker = _GROUPS[group]
-        face = colour if group == "noise" or row.p <= 0.05 else "white"
+        face = colour if group in ("noise", "overlap") or row.p <= 0.05 else "white"
         ax.plot([100 * row.low, 100 * row.high], [y, y], color=colour, lw=1.0, solid_capstyle="butt")
         style = {"color": colour, "mfc": face, "ms": 3.4, "mew": 0.7, "ls": ""}
         at = row.share if group == "overlap" else max(row.share, 0)
