@@ -16,7 +16,7 @@ from matplotlib.ticker import NullFormatter
 
 from ..analysis.panels import Panel
 from ..errors import ParameterError
-from . import PALETTE, TEXT
+from . import PALETTE, TEXT, mark_short
 from .self_aep import plot_qq, plot_rms, plot_running
 
 __all__ = [
@@ -82,6 +82,8 @@ def plot_gaps(ax: Axes, table: pd.DataFrame, envelope: pd.DataFrame, colour: str
         ax.annotate(note, (0.97, 0.04), xycoords="axes fraction", ha="right", fontsize=7)
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
+    if x.max() < 500:
+        mark_short(ax.xaxis)
     ax.set_xlim(x.min(), x.max())
     ax.set_ylim(-2.8 * s.max(), 2.8 * s.max())
     ax.set_xlabel("position $t$ (tokens)")
@@ -182,7 +184,7 @@ def plot_panel(axes: np.ndarray, tables: Panel, colour: str, *, tight: bool = Fa
     if tight:
         running.set(xlabel="$t$ (tokens)", ylabel="$l_t$, $h_t$ (nats)")
         final.set(xlabel="$l_T-h_T$ (nats)", ylabel="density (1/nats)")
-        quantiles.set(xlabel="quantile of N(0,1)", ylabel="quantile of $z_T$")
+        quantiles.set(xlabel="normal quantile (1)", ylabel="quantile of $z_T$ (1)")
         rate.set(xlabel="$T$ (tokens)", ylabel="rms $l_T-h_T$ (nats)")
         running.xaxis.set_minor_formatter(NullFormatter())
         for ax in axes.flat:

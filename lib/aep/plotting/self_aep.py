@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
-from . import PALETTE, log_axes
+from . import PALETTE, log_axes, mark_short
 
 __all__ = [
     "plot_controls",
@@ -40,6 +40,8 @@ def plot_running(ax: Axes, table: pd.DataFrame, colour: str) -> None:
     ax.plot(x, h, color=colour, ls="--", label="empirical entropy $h_t$")
     ax.plot(x, table.log_perplexity, color="black", lw=0.8, label="log-perplexity $l_t$")
     ax.set_xscale("log")
+    if x.max() < 500:
+        mark_short(ax.xaxis)
     ax.set_xlim(5, x.max())
     late = table[table.position >= 5]
     ax.set_ylim(
@@ -143,8 +145,8 @@ def plot_qq(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str] | None = N
         label="pointwise 95% band",
     )
     ax.axline((0, 0), slope=1, color="0.5", lw=0.6, zorder=0)
-    ax.set_xlabel("quantile of N(0,1)")
-    ax.set_ylabel("quantile of $z_T$")
+    ax.set_xlabel("quantile of the standard normal (1)")
+    ax.set_ylabel("quantile of $z_T$ (1)")
     ax.legend(loc="upper left")
 
 
