@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,34 @@ def test_help_is_immediate_and_names_every_command():
     assert done.returncode == 0 and done.stdout.endswith("[]\n"), "help imports a heavy package"
     for command in ("run", "score", "sample", "models", "store", "train", "corpus", "bench"):
         assert f"\n    {command} " in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"AEP_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "aep", "store"], stdout=write, stderr=subprocess.PIPE, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_names_with_spaces_and_foreign_letters_in_the_plainest_locale(tmp_path):
+    """LANG=C: Python then takes UTF-8 by itself, and what this package reads and writes must not depend on it."""
+    folder = tmp_path / "mit Leer zeichen und Ümläut"
+    folder.mkdir()
+    (folder / "t é.txt").write_text("σ of a naïve estimate", encoding="utf-8")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    environment = plain | {
+        "LANG": "C",
+        "AEP_HOME": str(folder / "home"),
+        "PYTHONPATH": str(Path(aep.__file__).parents[1]),
+    }
+    arguments = ["score", "docs-100k", "t é.txt", "-o", "r é.parquet"]
+    command = [sys.executable, "-m", "aep", *arguments]
+    done = subprocess.run(command, capture_output=True, cwd=folder, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "written to r é.parquet" in done.stdout.decode("utf-8")
+    assert (folder / "r é.parquet").is_file()
 
 
 def test_the_module_ends_with_the_exit_code():

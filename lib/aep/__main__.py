@@ -4,6 +4,7 @@ Heavy imports stand inside the sub-commands, so that help and refusals are immed
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -269,7 +270,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = None
     try:
         options = _arguments().parse_args(arguments)
-        return options.function(options)
+        code = options.function(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # nobody reads on: `python -m aep models | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as the shell reports it of its own commands
     except (AepError, OSError) as error:
         strerror, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
         message = f"{strerror}: {str(filename)!r}" if strerror and filename else str(error)
