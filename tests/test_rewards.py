@@ -12,6 +12,7 @@ import aep
 from aep.errors import DeviceError, DistributionError, ModelError, ParameterError, VocabularyMismatch
 from aep.languages import Grammar, MarkovChain
 from aep.neural import loading, rewards
+from aep.neural.language import with_exact_norms
 from aep.neural.rewards import JOY, RULE, SORROW, load_reward, word_points
 from aep.records import Texts
 from tiny_models import one_thread, save_tokenizer, tiny  # noqa: F401
@@ -99,7 +100,7 @@ def test_a_classifier_reads_the_ids_of_its_own_tokenizer_as_transformers_would(t
     folder = classifier(tmp_path / "judge")
     reward = load_reward(folder)
     texts = aep.sample(tiny("mistral"), ["ab", "c"], texts=3, tokens=7, seed=1)
-    model = MistralForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
+    model = with_exact_norms(MistralForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval())
     for i, found in enumerate(reward(texts)):
         ids = [1, *texts.prompts[texts.prompt[i]].tolist(), *texts.ids[i].tolist()]
         with torch.no_grad():
@@ -112,6 +113,7 @@ def test_a_classifier_of_another_tokenizer_reads_strings(tmp_path):
     texts = Texts.from_ids(language, [[0, 1, 1], [1, 0]])
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "judge")
     model = MistralForSequenceClassification.from_pretrained(tmp_path / "judge", dtype=torch.float64).eval()
+    model = with_exact_norms(model)
     with torch.no_grad():
         expected = [model(torch.tensor([tokenizer(s).input_ids])).logits.item() for s in ("a b b", "b a")]
     np.testing.assert_allclose(reward(texts), expected, atol=1e-12)

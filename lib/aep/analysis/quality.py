@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import stats
 
 from ..errors import ParameterError
 from ..intervals import Interval, bootstrap, mean, weighted_correlation
@@ -69,16 +68,19 @@ def columns(table: pd.DataFrame, x: str, y: str) -> Columns:
 def weighted_spearman(x: Values, y: Values, weight: Values | None = None) -> float:
     """Spearman's correlation where row i stands for `weight` rows: Pearson's of the mid-ranks of the repeated data.
 
+    >>> from scipy import stats
     >>> x, y = np.array([1., 2., 3.]), np.array([1., 9., 4.])
     >>> bool(np.isclose(weighted_spearman(x, y, np.array([2., 1., 1.])), stats.spearmanr([1, 1, 2, 3], [1, 1, 9, 4])[0]))
     True
+
+    Values that agree to nine decimals are ties: the secret reward of an exact trio is a count of words but for rounding.
     """
     weight = np.ones(len(x)) if weight is None else weight
     return weighted_correlation(_ranks(x, weight), _ranks(y, weight), weight)
 
 
 def _ranks(x: Values, weight: Values) -> Values:
-    group = np.unique(x, return_inverse=True)[1]
+    group = np.unique(np.round(x, 9), return_inverse=True)[1]
     mass = np.bincount(group, weight)
     return (np.cumsum(mass) - mass / 2)[group]
 
@@ -114,7 +116,7 @@ STATISTICS: dict[str, Callable[[Columns, np.ndarray], float]] = {
     "string_pearson": lambda d, w: weighted_correlation(d.x, d.y, w),
     "string_spearman": lambda d, w: weighted_spearman(d.x, d.y, w),
     "corpus_pearson": lambda d, w: float(np.corrcoef(scheme_means(d, w))[0, 1]),
-    "corpus_spearman": lambda d, w: float(stats.spearmanr(*scheme_means(d, w))[0]),
+    "corpus_spearman": lambda d, w: weighted_spearman(*scheme_means(d, w)),
     "pooled_pearson": pooled_pearson,
 }
 """Level and coefficient: over texts of all schemes; over one mean per scheme; over bootstrap corpora of all schemes."""

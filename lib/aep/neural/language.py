@@ -17,7 +17,7 @@ from ..languages.protocol import row_order, vocabulary_hash
 from .cache import new_cache, reach
 from .compiled import fused
 
-__all__ = ["NeuralLanguage"]
+__all__ = ["NeuralLanguage", "with_exact_norms"]
 
 
 _SMALL = 10**8  # products of a step: parameters x texts
@@ -40,7 +40,7 @@ class NeuralLanguage:
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, *, name: str, fingerprint: str):
-        self.model, self.tokenizer, self.name = _with_exact_norms(model.eval()), tokenizer, name
+        self.model, self.tokenizer, self.name = with_exact_norms(model.eval()), tokenizer, name
         tokenizer.model_max_length = sys.maxsize  # lengths are checked here, not by the tokenizer's warning
         config = model.config.get_text_config()
         self.vocab_size, self.width = int(config.vocab_size), int(getattr(config, "hidden_size", None) or 0)
@@ -249,7 +249,7 @@ def _word_list(tokenizer: Any) -> frozenset[str] | None:
 _SINGLE_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 
 
-def _with_exact_norms(model: torch.nn.Module) -> torch.nn.Module:
+def with_exact_norms(model: torch.nn.Module) -> torch.nn.Module:
     """A double-precision network whose RMS norms compute in double precision too.
 
     `transformers` rounds their input to single precision whatever the dtype of the network: a cached step and a full pass

@@ -20,6 +20,7 @@ from ..errors import DistributionError, ModelError, ParameterError, VocabularyMi
 from ..languages import Grammar
 from ..languages.protocol import vocabulary_hash
 from ..records import Texts
+from .language import with_exact_norms
 from .loading import embedded, embedded_rewards, load_pretrained, resolve
 
 __all__ = ["JOY", "RULE", "SORROW", "Reward", "load_reward", "rule_points", "word_points"]
@@ -144,7 +145,7 @@ def _classifier(
         model.config.pad_token_id = (
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         )
-    return Reward(name, functools.partial(_read, model.eval(), tokenizer), fingerprint)
+    return Reward(name, functools.partial(_read, with_exact_norms(model.eval()), tokenizer), fingerprint)
 
 
 @torch.no_grad()
