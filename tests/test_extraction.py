@@ -6,6 +6,7 @@ Seeds were fixed before the first run; a correct build misses a simulated bound 
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -191,3 +192,19 @@ def test_lengths_levels_and_empty_spaces_are_refused(texts, records):
     for candidates in (np.arange(49.0), np.ones(60)):
         with pytest.raises(ParameterError, match="at least 50"):
             ex.fitted_exposure(some, candidates)
+
+
+def test_the_interval_of_a_fitted_slope_knows_of_the_error_of_the_fit():
+    """Slopes of 30 sets of candidates scatter far beyond an interval over canaries alone; the joint one is about as wide."""
+    rng = np.random.default_rng(11)
+    counts = np.repeat([0, 1, 4, 16, 64], 50)
+    values = rng.normal(size=250) - np.log2(1 + counts)
+    tables = [ex.exposure_by_count(values, counts, rng.normal(size=300), rng=rng, resamples=99) for _ in range(30)]
+    slopes = pd.concat([t[(t["exposure"] == "fitted") & (t["count"] == -1)] for t in tables])
+    width = (slopes["high"] - slopes["low"]).mean()
+    assert 2 * slopes["mean"].std() < width < 8 * slopes["mean"].std()
+    first = tables[0].set_index(["exposure", "count"])
+    assert (first.loc["sampled", "mean"] <= np.log2(301)).all() and first.loc[("sampled", 64), "canaries"] == 50
+    by_hand = ex.exposure(values[counts == 4], np.arange(-9.0, 9.0)).mean()
+    again = ex.exposure_by_count(values, counts, np.linspace(-9, 8, 60).round(2), rng=rng, resamples=9)
+    assert by_hand > 0 and (again["low"] <= again["mean"]).all() and (again["mean"] <= again["high"]).all()

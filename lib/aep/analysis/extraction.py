@@ -24,6 +24,7 @@ __all__ = [
     "agreement",
     "discovery_probability",
     "exposure",
+    "exposure_by_count",
     "fitted_exposure",
     "greedily_extracted",
     "is_discoverable",
@@ -206,19 +207,68 @@ def fitted_exposure(values: Float[np.ndarray, " canaries"], candidates: Float[np
     _check_values(values, candidates)
     if len(candidates) < 50 or not np.std(candidates) > 0:
         raise ParameterError(f"{len(candidates)} candidates: a fit needs at least 50 of them, and values that differ")
-    skew = float(np.clip(stats.skew(candidates), -0.99, 0.99))
-    third = (2 * abs(skew) / (4 - np.pi)) ** (2 / 3)
-    delta = np.sign(skew) * np.sqrt(np.pi / 2 * third / (1 + third))
-    scale = float(np.std(candidates) / np.sqrt(1 - 2 * delta**2 / np.pi))
-    place = float(np.mean(candidates) - scale * delta * np.sqrt(2 / np.pi))
-    shape = float(delta / np.sqrt(1 - delta**2))
+    shape, place, scale = _skew_normal(candidates)
     p = stats.kstest(candidates, stats.skewnorm(shape, place, scale).cdf).pvalue
     return Fitted(-_log_cdf((values - place) / scale, shape) / np.log(2), float(p), (shape, place, scale))
 
 
+def _skew_normal(x: np.ndarray) -> tuple[float, float, float]:
+    """Shape, location and scale of the skew normal law with the mean, variance and (cut) skewness of `x`."""
+    skew = float(np.clip(stats.skew(x), -0.99, 0.99))
+    third = (2 * abs(skew) / (4 - np.pi)) ** (2 / 3)
+    delta = np.sign(skew) * np.sqrt(np.pi / 2 * third / (1 + third))
+    scale = float(np.std(x) / np.sqrt(1 - 2 * delta**2 / np.pi))
+    place = float(np.mean(x) - scale * delta * np.sqrt(2 / np.pi))
+    return float(delta / np.sqrt(1 - delta**2)), place, scale
+
+
+def exposure_by_count(
+    values: Float[np.ndarray, " canaries"],
+    counts: Int[np.ndarray, " canaries"],
+    candidates: Float[np.ndarray, " n"],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 999,
+) -> pd.DataFrame:
+    """Mean exposure per count and its slope per doubling, by rank ("sampled") and by fit ("fitted").
+
+    In bits, with 95% percentile intervals from resamples of the canaries of each count *and* of the candidates, the law
+    fitted anew: most of the error of a fitted exposure is that of the fit, which an interval over canaries does not see.
+    Rows: exposure, count (-1: the least-squares slope on log2(count), counts above 0), canaries, mean, low, high.
+    ParameterError as of `fitted_exposure`.
+    """
+    fitted_exposure(values, candidates)  # refuses what cannot be fitted
+    levels, sizes = np.unique(counts, return_counts=True)
+    groups = [np.flatnonzero(counts == c) for c in levels]
+    x = np.log2(levels[levels > 0])
+
+    def found(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        shape, place, scale = _skew_normal(other)
+        bits = np.stack([exposure(own, other), -_log_cdf((own - place) / scale, shape) / np.log(2)])
+        means = np.add.reduceat(bits, np.cumsum(sizes) - sizes, axis=1) / sizes
+        slope = means[:, levels > 0] @ (x - x.mean()) / np.sum((x - x.mean()) ** 2)
+        return np.column_stack([slope, means])
+
+    def copy() -> np.ndarray:
+        own = np.concatenate([values[rng.choice(g, len(g))] for g in groups])
+        return found(own, rng.choice(candidates, len(candidates)))
+
+    copies = np.stack([copy() for _ in range(resamples)])
+    estimate, (low, high) = (
+        found(values[np.concatenate(groups)], candidates),
+        np.quantile(copies, [0.025, 0.975], axis=0),
+    )
+    rows = pd.MultiIndex.from_product([["sampled", "fitted"], [-1, *levels]], names=["exposure", "count"])
+    table = pd.DataFrame({"mean": estimate.ravel(), "low": low.ravel(), "high": high.ravel()}, index=rows).reset_index()
+    table.insert(2, "canaries", 2 * [len(values), *sizes])
+    return table
+
+
 def _log_cdf(x: np.ndarray, shape: float) -> np.ndarray:
     """log of the standard skew normal distribution function; where it underflows its leading term, density over decay."""
-    found = stats.skewnorm.logcdf(x, shape)
+    p = special.ndtr(x) - 2 * special.owens_t(x, shape)
+    found, far = np.log(np.maximum(p, 1e-6)), p < 1e-6  # where the difference cancels: scipy's, 500 times slower
+    found[far] = stats.skewnorm.logcdf(x[far], shape)
     decay = np.maximum(-x, 1.0) * (1 + max(shape, 0.0) ** 2)
     tail = np.log(2) + stats.norm.logpdf(x) + special.log_ndtr(shape * x) - np.log(decay)
     return np.where(found < -300, tail, found)
