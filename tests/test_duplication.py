@@ -11,6 +11,7 @@ from aep.analysis.duplication import auroc_curve, duplication_curve, duplication
 from aep.analysis.hypotheses import holm
 from aep.analysis.roc import auroc, delong
 from aep.errors import AepError, ParameterError
+from aep.intervals import mann_whitney
 
 COUNTS = (0, 1, 2, 4, 8)
 
@@ -78,7 +79,9 @@ def test_intervals_of_auroc_cover_and_do_not_leave_zero_and_one():
         assert 0 <= row.low < row.high <= 1
     assert stats.binomtest(hits, 300, 0.93, alternative="less").pvalue > 0.001
     apart = auroc_curve(np.repeat([0.0, 1.0], 50), np.repeat([0, 4], 50)).iloc[0]
-    assert apart.auroc == apart.high == 1 and 0.9 < apart.low < 0.95
+    assert apart.auroc == apart.high == 1 and apart.low == mann_whitney(1.0, 50, 50).low
+    nearly = auroc_curve(np.repeat([0.0, 1.5, 1.0, 2.0], [49, 1, 1, 49]), np.repeat([0, 4], 50)).iloc[0]
+    assert nearly.auroc == 1 - 1 / 2500 and nearly.low < apart.low < nearly.low + 0.002
 
 
 def test_no_fall_is_found_where_scores_rise_or_stay_and_one_where_they_fall():

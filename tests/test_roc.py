@@ -14,6 +14,7 @@ from sklearn import metrics
 from aep.analysis.hypotheses import holm
 from aep.analysis.roc import auroc, compare, components, delong, paired_tests, roc, tpr_at
 from aep.errors import ParameterError
+from aep.intervals import mann_whitney
 
 CASES = {
     "continuous": lambda rng: (rng.normal(1, 1, 40), rng.normal(size=55)),
@@ -131,12 +132,42 @@ def test_intervals_over_clusters_are_wider_where_texts_of_a_cluster_are_alike():
     assert together.auroc == pytest.approx(one.auroc) and abs(together.auroc_low - one.auroc_low) < 0.01
 
 
-def test_classes_that_are_apart_keep_an_interval_of_positive_width():
-    table = pd.DataFrame({"x": np.concatenate([np.ones(60), np.zeros(300)])})
-    row = compare(table, np.arange(360) < 60, rng=np.random.default_rng(0)).iloc[0]
-    exact = stats.binomtest(60, 60).proportion_ci()
-    for name in ("auroc", "tpr_0.01"):
-        assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == (1.0, exact.low, 1.0)
+def test_intervals_do_not_collapse_near_zero_and_one_and_are_continuous_there():
+    def row(missed):
+        """Positives above all 300 negatives, but the last `missed` of 60, which are below one, two, ... of them."""
+        x = np.concatenate([np.full(60 - missed, 400.0), 300.5 - np.arange(1, missed + 1), np.arange(1, 301.0)])
+        return compare(pd.DataFrame({"x": x}), np.arange(360) < 60, rng=np.random.default_rng(0)).iloc[0]
+
+    whole, exact = row(0), stats.binomtest(60, 60).proportion_ci()
+    assert (whole.auroc, whole["tpr_0.01"]) == (1, 1) and whole.auroc_high == whole["tpr_0.01_high"] == 1
+    assert whole["tpr_0.01_low"] == pytest.approx(exact.low) and 0.97 < whole.auroc_low < 0.99
+    nearly, less = row(1), row(5)
+    assert whole.auroc > nearly.auroc > less.auroc > 0.999
+    assert 0 < whole.auroc_low - nearly.auroc_low < 2e-4 and less.auroc_low < nearly.auroc_low
+    assert less["tpr_0.01_low"] <= stats.binomtest(58, 60).proportion_ci().low
+
+
+def test_intervals_cover_near_zero_and_one():
+    rng, n, m, repeats = np.random.default_rng(13), 50, 350, 100
+    for area, rate in ((0.99, None), (None, 0.03), (None, 0.985)):
+        shift = stats.norm.ppf(area) * 2**0.5 if area else stats.norm.isf(0.01) - stats.norm.isf(rate)
+        rows = [compare(*drawn(rng, n, m, shift=shift), rng=rng, resamples=199).iloc[0] for _ in range(repeats)]
+        name, truth = ("auroc", area) if area else ("tpr_0.01", rate)
+        hits = sum(row[f"{name}_low"] <= truth <= row[f"{name}_high"] for row in rows)
+        assert stats.binomtest(hits, repeats, 0.94, alternative="less").pvalue > 0.001
+
+
+def test_the_interval_from_the_area_alone_solves_its_equation_and_mirrors():
+    for area, n, m in ((0.5, 60, 60), (0.9, 50, 350), (0.9996, 50, 350)):
+        found, z2 = mann_whitney(area, n, m), stats.norm.isf(0.025) ** 2
+        for end in (found.low, found.high):  # Hanley & McNeil's variance, with (n + m)/2 for both sizes
+            q, s = (end / (2 - end) - end**2, 2 * end**2 / (1 + end) - end**2), (n + m) / 2 - 1
+            assert (end - area) ** 2 == pytest.approx(
+                z2 * (end * (1 - end) + s * sum(q)) / (n * m), rel=1e-6, abs=1e-14
+            )
+        assert found.low < area < found.high
+        assert mann_whitney(1 - area, n, m)[1:] == pytest.approx((1 - found.high, 1 - found.low))
+    assert mann_whitney(0.0, 50, 50).low == 0 and 0.03 < mann_whitney(0.0, 50, 50).high < 0.05
 
 
 def test_compare_is_fast_enough_for_a_notebook():

@@ -6,15 +6,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import optimize, stats
 
 from .errors import AepError
 
 __all__ = [
     "Interval",
     "bootstrap",
+    "clopper_pearson",
     "fisher",
     "fitted_line",
+    "mann_whitney",
     "mean",
     "ratio",
     "share",
@@ -130,6 +132,38 @@ def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:
         raise AepError("hits is empty: a share needs at least one unit")
     found = stats.binomtest(int(np.sum(hits)), len(hits)).proportion_ci(level)
     return Interval(float(np.mean(hits)), float(found.low), float(found.high))
+
+
+def clopper_pearson(value: float, n: int, level: float = 0.95) -> Interval:
+    """The exact interval of a share of n units, continued to values that are no whole number of units.
+
+    >>> found = share(np.array([True] * 3 + [False] * 7))
+    >>> bool(np.allclose(clopper_pearson(0.3, 10), found))
+    True
+    """
+    k, tail = value * n, (1 - level) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
+    return Interval(float(value), float(low), float(stats.beta.isf(tail, k + 1, n - k)) if k < n else 1.0)
+
+
+def mann_whitney(area: float, positives: int, negatives: int, level: float = 0.95) -> Interval:
+    """The score interval of an AUROC from its value and the numbers of units alone (Newcombe 2006, method 5).
+
+    Its ends are the A with (A - area)² = z² A(1 - A) [1 + s(1 - A)/(2 - A) + sA/(1 + A)]/(nm), s = (n + m)/2 - 1: the
+    variance of Hanley & McNeil 1982 at A, not at the estimate. So it has a width at AUROC 1, and is continuous there.
+
+    >>> [round(end, 3) for end in mann_whitney(1.0, 50, 350)]
+    [1.0, 0.978, 1.0]
+    """
+    z, pairs, s = stats.norm.isf((1 - level) / 2), positives * negatives, (positives + negatives) / 2 - 1
+
+    def low(a: float) -> float:
+        def excess(x: float) -> float:
+            return (x - a) ** 2 - z**2 * x * (1 - x) * (1 + s * ((1 - x) / (2 - x) + x / (1 + x))) / pairs
+
+        return float(optimize.brentq(excess, 0.0, min(a, 1 - 1e-12), xtol=1e-15)) if a > 0 else 0.0
+
+    return Interval(float(area), low(area), 1 - low(1 - area))
 
 
 def spelled(

@@ -7,10 +7,10 @@ memorised (`detection.oriented`), so that a *fall* from one count to the next is
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import special, stats
 
 from ..errors import ParameterError
-from ..intervals import Interval, bootstrap
+from ..intervals import Interval, bootstrap, mann_whitney
 from .hypotheses import holm
 from .roc import components
 
@@ -49,9 +49,10 @@ def duplication_curve(
 def auroc_curve(values: Values, counts: Counts, *, level: float = 0.95) -> pd.DataFrame:
     """AUROC of the texts of every count above 0 against those of count 0: count, texts, auroc, low, high, and the steps.
 
-    Intervals by DeLong's variance on the logit scale (exact at AUROC 1 as in `roc.compare`). `step` from the count before,
-    against the same texts of count 0, whose components are paired; `step_low`, `step_high`; `fall_p` of "AUROC does not
-    fall", one-sided, and `fall_p_holm` over all steps. ParameterError for NaN, one count, or no text of count 0.
+    Intervals by DeLong's variance on the logit scale, and at least `intervals.mann_whitney`, as in `roc.compare`. `step`
+    from the count before, against the same texts of count 0, whose components are paired; `step_low`, `step_high`;
+    `fall_p` of "AUROC does not fall", one-sided, and `fall_p_holm` over all steps. ParameterError for NaN, one count, or
+    no text of count 0.
     """
     parts = _parts(values, counts)
     if 0 not in parts:
@@ -106,14 +107,14 @@ def _variance(part: np.ndarray) -> float:
 
 
 def _logit_interval(seen: np.ndarray, other: np.ndarray, level: float) -> Interval:
+    """DeLong's on the logit scale where it has one, and at least `intervals.mann_whitney`."""
     area, error = float(seen.mean()), np.sqrt(_variance(seen) + _variance(other))
-    if not 0 < area < 1 or error == 0:
-        n = min(len(seen), len(other))
-        exact = stats.binomtest(round(area * n), n).proportion_ci(level)
-        return Interval(area, min(float(exact.low), area), max(float(exact.high), area))
+    least = mann_whitney(area, len(seen), len(other), level)
+    if not 0 < area < 1:
+        return least
     half = stats.norm.isf((1 - level) / 2) * error / (area * (1 - area))
-    low, high = (1 / (1 + np.exp(-(np.log(area / (1 - area)) + side * half))) for side in (-1, 1))
-    return Interval(area, float(low), float(high))
+    low, high = (float(special.expit(special.logit(area) + side * half)) for side in (-1, 1))
+    return Interval(area, min(low, least.low), max(high, least.high))
 
 
 def _parts(values: np.ndarray, counts: np.ndarray) -> dict[int, np.ndarray]:

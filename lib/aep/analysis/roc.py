@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import special, stats
 
 from ..errors import ParameterError
-from ..intervals import Interval
+from ..intervals import Interval, clopper_pearson, mann_whitney
 from .hypotheses import holm
 
 __all__ = [
@@ -103,8 +103,10 @@ def compare(
     -------
     score, positives, negatives (texts), auroc, auroc_low, auroc_high, and for an FPR of .01 tpr_0.01, tpr_0.01_low,
     tpr_0.01_high; best AUROC first. Intervals are BCa, stratified by class, of the same resamples for every score (of a
-    TPR without acceleration: the jackknife of a quantile is inconsistent). Where no resample differs from the estimate
-    (AUROC 1), the Clopper-Pearson interval of that share of the units of the smaller class.
+    TPR without acceleration: the jackknife of a quantile is inconsistent). Near 0 and 1 most resamples equal the estimate
+    and these intervals shrink to it, so each reaches at least to the ends of one that does not: of a TPR Clopper-Pearson of
+    that share of the positive units (exact for a fixed threshold, and choosing the threshold only adds to the error), of
+    AUROC `area_interval`. COVERAGE
 
     Raises
     ------
@@ -120,7 +122,7 @@ def compare(
             f"TPR at an FPR of {few:g} needs at least {round(ABOVE / few)} negatives, there are {np.sum(~is_positive)}"
         )
     units = _Units.of(is_positive, cluster)
-    weights = units.drawn(rng, resamples)[:, units.unit]
+    weights, (n, m) = units.drawn(rng, resamples)[:, units.unit], units.counts
     rows = []
     for name in table.columns:
         values = table[name].to_numpy(np.float64)
@@ -128,8 +130,9 @@ def compare(
         estimate, copies = statistic(np.ones((1, len(values))))[0], statistic(weights)
         row = {"score": name, "positives": int(is_positive.sum()), "negatives": int(np.sum(~is_positive))}
         for i, what in enumerate(["auroc", *(f"tpr_{f:g}" for f in fpr)]):
-            speed = 0.0 if i else _speed(values, is_positive, units)
-            found = _interval(float(estimate[i]), copies[:, i], speed, units, level)
+            speed, value = 0.0 if i else _speed(values, is_positive, units), float(estimate[i])
+            least = clopper_pearson(value, m, level) if i else mann_whitney(value, m, n, level)
+            found = _interval(copies[:, i], speed, least, level)
             row |= {what: found.estimate, f"{what}_low": found.low, f"{what}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows).sort_values("auroc", ascending=False, kind="stable", ignore_index=True)
@@ -222,18 +225,14 @@ def _speed(values: np.ndarray, is_positive: np.ndarray, units: _Units) -> float:
     return third / (6 * second**1.5) if second > 0 else 0.0
 
 
-def _interval(estimate: float, copies: np.ndarray, speed: float, units: _Units, level: float) -> Interval:
-    """Efron's BCa interval of a statistic of two samples, as in `scipy.stats.bootstrap`; see `compare` for its edges."""
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if np.all(np.abs(copies - estimate) < 1e-12):
-        n = min(units.counts)
-        exact = stats.binomtest(round(float(estimate) * n), n).proportion_ci(level)
-        return Interval(float(estimate), min(float(exact.low), estimate), max(float(exact.high), estimate))
+def _interval(copies: np.ndarray, speed: float, least: Interval, level: float) -> Interval:
+    """Efron's BCa interval for two samples, as in `scipy.stats.bootstrap`, widened to the ends of `least`."""
+    estimate, tails = least.estimate, np.array([(1 - level) / 2, (1 + level) / 2])
     bias = special.ndtri((np.mean(copies < estimate - 1e-12) + np.mean(copies <= estimate + 1e-12)) / 2)
     moved = bias + special.ndtri(tails)
     corrected = special.ndtr(bias + moved / (1 - speed * moved))
     low, high = np.quantile(copies, corrected if np.isfinite(bias) else tails)
-    return Interval(float(estimate), float(low), float(high))
+    return Interval(estimate, min(float(low), least.low), max(float(high), least.high))
 
 
 # ------------------------------------------------------------------------------------------------- paired tests
