@@ -6,7 +6,17 @@ import pytest
 
 import aep
 from aep.__main__ import main
-from aep.analysis.audit import SpanMap, paired, read_null, read_text, scored_file, token_count, token_grid, window_map
+from aep.analysis.audit import (
+    SpanMap,
+    check_null,
+    paired,
+    read_null,
+    read_text,
+    scored_file,
+    token_count,
+    token_grid,
+    window_map,
+)
 from aep.errors import AepError, ParameterError, VocabularyMismatch
 from aep.neural.training.planted import unseen
 from aep.records import Records
@@ -102,14 +112,76 @@ def test_a_window_map_marks_the_tokens_of_found_windows_only():
     assert np.flatnonzero(window_map(table, 12)).tolist() == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_null_has_no_text_or_at_least_nineteen(tmp_path):
+@pytest.fixture
+def nineteen(tmp_path):
     for k in range(19):
         (tmp_path / f"{k}.txt").write_text(f"text {k}")
-    names = [str(tmp_path / f"{k}.txt") for k in range(19)]
-    assert read_null(" ") == [] and read_null(", ".join(names))[18] == "text 18"
-    for few in (names[:18], names[:18] + names[:1]):
-        with pytest.raises(ParameterError, match="18 different files"):
-            read_null(",".join(few))
+    return [str(tmp_path / f"{k}.txt") for k in range(19)]
+
+
+def test_a_null_has_no_text_or_at_least_nineteen(nineteen):
+    assert read_null(" ") == [] and read_null(", ".join(nineteen), "another")[18] == "text 18"
+    with pytest.raises(ParameterError, match="null_paths names 18 files: none, or at least 19"):
+        read_null(",".join(nineteen[:18]))
+
+
+def test_a_text_stands_in_a_null_once_and_is_not_the_audited_one(tmp_path, nineteen):
+    respelt = str(tmp_path / "." / "sub" / ".." / "0.txt").replace("sub/../", "./")
+    (tmp_path / "copy.txt").write_bytes(b"\xef\xbb\xbftext 3\n")
+    for twice, other in ((nineteen[4], "4.txt"), (respelt, "0.txt"), (str(tmp_path / "copy.txt"), "3.txt")):
+        with pytest.raises(ParameterError, match=rf"null_paths: .* is the same text as .*{other}") as caught:
+            read_null(",".join([*nineteen, twice]))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ParameterError, match=r"7\.txt is the same text as the audited text"):
+        read_null(",".join(nineteen), "text 7")
+
+
+def test_empty_names_folders_and_patterns_are_told_as_what_they_are(tmp_path, nineteen):
+    with pytest.raises(ParameterError, match="null_paths: name 20 of 20 is empty: leave out the comma"):
+        read_null(",".join(nineteen) + ",")
+    with pytest.raises(ParameterError, match="is a folder: folders and patterns are not expanded"):
+        read_null(str(tmp_path))
+    with pytest.raises(ParameterError, match=r"\*\.txt is a pattern: folders and patterns are not expanded"):
+        read_null(str(tmp_path / "*.txt"))
+    strange = tmp_path / "what[1]?.txt"
+    strange.write_text("text 19")  # a name, since there is such a file
+    assert len(read_null(",".join([*nineteen, str(strange)]))) == 20
+
+
+def test_texts_of_a_null_shorter_than_five_windows_are_refused_before_the_work(tales):
+    texts = ["once upon a time there was a little girl named lily ."] * 2 + ["once upon a time"]
+    assert check_null([], tales, window=4) == [] and check_null(texts[:2], tales, window=2) == [12, 12]
+    message = "null_paths: c.txt has 4 tokens of tales, a null for windows of 2 needs at least 10"
+    with pytest.raises(ParameterError, match=message) as caught:
+        check_null(texts, tales, window=2, paths="a.txt, b.txt, c.txt")
+    assert "\n" not in str(caught.value)
+    assert check_null(texts, tales, window=2, tokens=4) == [12, 12, 4]  # as long as the audited text: the same context
+    with pytest.raises(ParameterError, match="text 2 has 4 tokens"):
+        check_null(texts, tales, window=2, tokens=5)
+    with pytest.raises(AepError, match=r"null_paths: b\.txt: .*Alice"):
+        check_null(["once upon a time", "once Alice"], tales, window=2, tokens=2, paths="a.txt,b.txt")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, capsys):
+    path, plain = tmp_path / "bom.txt", tmp_path / "plain.txt"
+    path.write_bytes("Return the sum of the array".encode("utf-8-sig"))
+    plain.write_text("Return the sum of the array")
+    assert read_text(path) == read_text(plain)
+    found = []
+    for file in (path, plain):
+        assert main(["score", "docs-100k", str(file), "-o", str(file.with_suffix(".parquet"))]) == 0
+        found.append(capsys.readouterr().out.splitlines()[-2])
+    assert found[0] == found[1] and "bits per byte of 27 bytes" in found[0]
+    path.write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ParameterError, match="is empty"):
+        read_text(path)
+
+
+def test_a_reference_that_is_the_model_itself_is_refused(tales):
+    with pytest.raises(ParameterError, match="reference tales is the audited model tales itself"):
+        token_count("once upon a time", tales, window=2, reference=aep.load("tales"))
+    with pytest.raises(ParameterError, match="every difference is 0"):
+        scored_file("once upon a time", tales, window=2, reference=tales)
 
 
 def test_the_number_of_tokens_is_known_before_the_work(tales):

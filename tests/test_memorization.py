@@ -10,7 +10,7 @@ from scipy import stats
 
 import aep
 from aep.analysis.detection import window_scores
-from aep.analysis.memorization import false_discovery_proportion, found_spans, span_errors, window_audit
+from aep.analysis.memorization import false_discovery_proportion, found_spans, least_tokens, span_errors, window_audit
 from aep.errors import ParameterError
 from aep.languages import MarkovChain
 from aep.records import Records
@@ -92,13 +92,24 @@ def test_where_nothing_is_planted_nothing_is_found_at_the_level():
 
 def test_one_window_of_each_held_out_text_is_drawn_where_position_does_not_matter():
     rng = np.random.default_rng(4)
-    here, there = simulated(rng, 5), simulated(rng, 40, tokens=35)
+    here, there = simulated(rng, 5), simulated(rng, 40, tokens=50)
     found = window_audit(here, there, SIZE, match="any", rng=np.random.default_rng(0))
     assert (found.null == 40).all() and len(found) == 30
     again = window_audit(here, there, SIZE, match="any", rng=np.random.default_rng(0))
     pd.testing.assert_frame_equal(found, again)
     with pytest.raises(ParameterError, match=r"give rng=np\.random\.default_rng"):
         window_audit(here, there, SIZE, match="any")
+
+
+def test_held_out_texts_without_the_context_of_the_audited_ones_are_refused():
+    rng = np.random.default_rng(5)
+    long, short = simulated(rng, 5), simulated(rng, 20, tokens=49)
+    with pytest.raises(
+        ParameterError, match="held-out text 0 has 49 scored tokens: match='any' with windows of 10 needs 50"
+    ):
+        window_audit(long, short, SIZE, match="any", rng=rng)
+    window_audit(simulated(rng, 5, tokens=49), short, SIZE, match="any", rng=rng)  # of one length: nothing to miss
+    assert (least_tokens(32, 2000), least_tokens(32, 100)) == (160, 100)
 
 
 def test_a_chain_that_has_learnt_a_phrase_gives_it_away():

@@ -38,7 +38,7 @@ def score(options: Any) -> int:
     output = _writable(options.output, options.file)
     _check_per_byte(options)
     raw = read_utf8(options.file)
-    text = raw.decode("utf-8")
+    text = raw.decode("utf-8-sig")
     if options.overlap is not None and options.context != "strided":
         raise ParameterError(f"--overlap {options.overlap} belongs to windows: say --context strided too")
     adaptors = list(dict.fromkeys(map(parse, options.adaptor)))
@@ -59,7 +59,7 @@ def score(options: Any) -> int:
     unit = _unit(language)
     print(f"{len(records)} {unit}s of {options.file} under {language.name} ({language.dtype_name}), context {context}")
     print(_summary(records, unit))
-    print(_per_byte(records, language, ids, text, len(raw)))
+    print(_per_byte(records, language, ids, text, len(text.encode())))
     print(f"written to {options.output}")
     return 0
 

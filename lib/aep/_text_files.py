@@ -1,5 +1,6 @@
 """A text file as it is, or one line that says why it cannot be read: for the command line and for notebook 05."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from .errors import ParameterError, nearest
@@ -8,7 +9,8 @@ __all__ = ["read_utf8"]
 
 
 def read_utf8(path: Path) -> bytes:
-    """The bytes of a UTF-8 text file as they are: line ends are not translated, a byte order mark is a character.
+    """The bytes of a UTF-8 text file as they are: line ends are not translated, and a byte order mark is still there
+    (decode with "utf-8-sig": it is no part of the text).
 
     ParameterError for a folder, a missing file (with the nearest names), an empty one, one that is not UTF-8 (with the
     byte and its position) or that holds a NUL byte.
@@ -18,7 +20,7 @@ def read_utf8(path: Path) -> bytes:
     if not path.exists():
         raise ParameterError(_missing(path))
     raw = path.read_bytes()
-    if not raw:
+    if not raw.removeprefix(BOM_UTF8):
         raise ParameterError(f"{path} is empty: there is nothing to score")
     try:
         raw.decode("utf-8")

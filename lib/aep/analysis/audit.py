@@ -14,15 +14,17 @@ from jaxtyping import Bool
 
 from .._display import deviation, heading, pieces, token_map
 from .._text_files import read_utf8
-from ..errors import ParameterError
+from ..errors import ParameterError, PromptError
 from ..outputs import repository
 from ..records import Records
 from ..scoring import score
 from ..stretches import choose_context
+from .memorization import WINDOWS, least_tokens
 
 __all__ = [
     "FEWEST",
     "SpanMap",
+    "check_null",
     "paired",
     "read_null",
     "read_text",
@@ -53,7 +55,7 @@ def paired(models: list[str], twins: list[str]) -> dict[str, str]:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file as it is; a relative path that does not exist is looked for in the repository.
+    """The text of a UTF-8 file as it is, without a byte order mark; a relative path may start at the repository.
 
     Raises
     ------
@@ -62,35 +64,90 @@ def read_text(path: str | Path) -> str:
     """
     if not str(path).strip():
         raise ParameterError("text_path is empty: give the text file to audit")
+    return read_utf8(_found(path)).decode("utf-8-sig")
+
+
+def _found(path: str | Path) -> Path:
+    """The file of a relative path: as given, or from the repository."""
     given = Path(path).expanduser()
     inside = repository() / given
-    return read_utf8(inside if not given.exists() and inside.is_file() else given).decode("utf-8")
+    return inside if not given.exists() and inside.is_file() else given
 
 
-def read_null(paths: str) -> list[str]:
-    """The texts of comma-separated files, none for an empty string; errors of `read_text`.
+def _names(paths: str) -> list[str]:
+    """Comma-separated names, none for an empty string."""
+    return [name.strip() for name in paths.split(",")] if paths.strip() else []
 
-    ParameterError for fewer than 19 or one file twice: one window of each is the null, whose smallest p-value is 1/20.
+
+def read_null(paths: str, text: str | None = None) -> list[str]:
+    """The texts of comma-separated files, none for an empty string; `text` is the audited one, which is no null of itself.
+
+    ParameterError for an empty name, a folder or pattern, fewer than 19 files (one window of each is the null, whose
+    smallest p-value is 1/20), the same text twice (under whatever name), and those of `read_text`.
     """
-    names = [name.strip() for name in paths.split(",")] if paths.strip() else []
-    if names and (len(names) < FEWEST or len(set(names)) < len(names)):
+    names = _names(paths)
+    for k, name in enumerate(names):
+        if not name:
+            raise ParameterError(
+                f"null_paths: name {k + 1} of {len(names)} is empty: leave out the comma before or after it"
+            )
+        if (path := _found(name)).is_dir() or (not path.exists() and any(c in name for c in "*?[")):
+            raise ParameterError(
+                f"null_paths: {name} is a {'folder' if path.is_dir() else 'pattern'}: folders and patterns are not "
+                "expanded, give the files, separated by commas"
+            )
+    owner = {} if text is None else {text.strip(): "the audited text"}
+    texts = [read_text(name) for name in names]
+    for name, words in zip(names, texts, strict=True):
+        if (other := owner.setdefault(words.strip(), name)) is not name:
+            raise ParameterError(f"null_paths: {name} is the same text as {other}: every text of a null is another")
+        owner[words.strip()] = name
+    if names and len(names) < FEWEST:
         raise ParameterError(
-            f"null_paths names {len(set(names))} different files of {len(names)}: none, or at least {FEWEST} different "
-            "texts of the same kind"
+            f"null_paths names {len(names)} files: none, or at least {FEWEST} different texts of the same kind"
         )
-    return [read_text(name) for name in names]
+    return texts
+
+
+def check_null(
+    texts: list[str], language: Any, *, window: int, tokens: int | None = None, paths: str = ""
+) -> list[int]:
+    """The numbers of tokens of the texts of a null under a model: what is too short is refused before any work.
+
+    `tokens` is the number of audited tokens, `paths` the parameter that named the files, for the message. ParameterError
+    for a text with fewer than 5 windows of tokens, and fewer than `tokens` (`memorization.least_tokens` says why);
+    PromptError as in `token_count`.
+    """
+    least = least_tokens(window, WINDOWS * window if tokens is None else tokens)
+    names, counts = _names(paths) or [f"text {k}" for k in range(len(texts))], []
+    for name, words in zip(names, texts, strict=True):
+        try:
+            counts.append(len(language.encode(words)))
+        except PromptError as error:
+            raise PromptError(f"null_paths: {name}: {error}") from None
+        if counts[-1] < least:
+            raise ParameterError(
+                f"null_paths: {name} has {counts[-1]} tokens of {language.name}, a null for windows of {window} needs at "
+                f"least {least}: in shorter texts z lies higher, and the audited windows would look memorised"
+            )
+    return counts
 
 
 def token_count(text: str, language: Any, *, window: int, reference: Any = None) -> int:
     """How many tokens a text has under a model: what would be refused later is refused now, before any work.
 
-    ParameterError for fewer than a window; PromptError for a word that the model does not know; VocabularyMismatch for a
-    reference model of other tokens.
+    ParameterError for fewer than a window, or a reference that is the model itself; PromptError for a word that the model
+    does not know; VocabularyMismatch for a reference model of other tokens.
     """
     ids = language.encode(text)
     if len(ids) < window:
         raise ParameterError(f"the text has {len(ids)} tokens of {language.name}, fewer than a window of {window}")
     if reference is not None:
+        if reference is language or (language.fingerprint and reference.fingerprint == language.fingerprint):
+            raise ParameterError(
+                f"reference {reference.name} is the audited model {language.name} itself, and every difference is 0: give "
+                "a model that has not seen the text, or none"
+            )
         score([ids[:2]], language, source=reference)
     return len(ids)
 
@@ -105,10 +162,11 @@ def scored_file(
 
     Raises
     ------
-    ParameterError : a text with fewer tokens than a window. PromptError : a word that the model does not know.
+    ParameterError : a text with fewer tokens than a window, or a reference that is the model itself
+    PromptError : a word that the model does not know
     VocabularyMismatch : a reference of other tokens
     """
-    token_count(text, language, window=window)
+    token_count(text, language, window=window, reference=reference)
     ids = np.asarray(language.encode(text))[:tokens]
     return score([ids], language, source=reference, context=_shared_context(language, reference, len(ids)), store=store)
 

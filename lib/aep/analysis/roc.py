@@ -104,9 +104,10 @@ def compare(
     score, positives, negatives (texts), auroc, auroc_low, auroc_high, and for an FPR of .01 tpr_0.01, tpr_0.01_low,
     tpr_0.01_high; best AUROC first. Intervals are BCa, stratified by class, of the same resamples for every score (of a
     TPR without acceleration: the jackknife of a quantile is inconsistent). Near 0 and 1 most resamples equal the estimate
-    and these intervals shrink to it, so each reaches at least to the ends of one that does not: of a TPR Clopper-Pearson of
-    that share of the positive units (exact for a fixed threshold, and choosing the threshold only adds to the error), of
-    AUROC `area_interval`. COVERAGE
+    and these intervals shrink to it, so each reaches, everywhere, at least to the ends of one that does not: of a TPR
+    Clopper-Pearson of that share of the positive units (exact for a fixed threshold, whose choice only adds to the error),
+    of AUROC `intervals.mann_whitney`. In 200 simulations of 50 and 350 normal scores they cover an AUROC of .6, .95, .99
+    and .999 in .955, .985, .99 and 1, and a TPR of .03, .5 and .985 at an FPR of .01 in .985, .92 and .975 of all.
 
     Raises
     ------

@@ -200,10 +200,11 @@ def min_k_plus_plus(records: Records, *, k: float = 0.2, spans: Spans | None = N
 def zlib_ratio(
     records: Records, strings: Sequence[str | bytes] | None = None, *, form: str = "sum", spans: Spans | None = None
 ) -> PerSpan:
-    """Σa/len(zlib(text)), nats per compressed byte (Carlini et al. 2021). Low = memorised.
+    """Σa/len(zlib(text)), nats per compressed byte. Low = memorised.
 
-    `strings` are the texts; without them the scored tokens are decoded, if the record knows its language. "upstream" is
-    mean a in place of Σa, as in the public code of Min-K%++, which favours long texts.
+    `strings` are the texts; without them the scored tokens are decoded, if the record knows its language. Carlini et al.
+    2021 and the public code of Min-K%++ divide the log-perplexity, which is the mean of a per token: that is "upstream",
+    which is this over the number of tokens. The two order texts of one length alike; "upstream" falls with the length.
     """
     if form not in ("sum", "upstream"):
         raise ParameterError(unknown_name("form of zlib_ratio", form, ("sum", "upstream")))
