@@ -15,7 +15,8 @@ PY := .venv/bin/python
 READY := .venv/.aep-ready
 BENCH_READY := .venv/.aep-bench-ready
 TRAIN_READY := .venv/.aep-train-ready
-INSTALL = $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt \
+QUIET := $(if $(shell test -t 2 && echo terminal),,-qq)
+INSTALL = $(PY) -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -e
 
 .DEFAULT_GOAL := help
