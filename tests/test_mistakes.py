@@ -131,6 +131,7 @@ COMMANDS = [
     ([*RUN, "-p", "text", "3"], ["'text'", DID, "'texts'"]),
     ([*RUN, "-p", "__class__", "3"], ["'__class__'", "valid names are texts"]),
     ([*RUN, "-p", "seed", "1", "-p", "seed", "2"], ["'seed' is given twice", "comma-separated"]),
+    ([*RUN, "-p", "seed", "-1"], ["'seed' must be", "from 0 on", "-1"]),
     ([*RUN, "-p", "texts", "few"], ["'texts' must be an integer", "'few'"]),
     ([*RUN, "-p", "texts", ""], ["'texts' must be an integer", "not ''"]),
     ([*RUN, "-p", "texts", "1.5"], ["'texts' must be an integer", "'1.5'"]),

@@ -51,7 +51,7 @@ def _reason(error: BaseException) -> str:
 def coerce(name: str, value: Any, default: Any) -> Any:
     """`value` as the type of `default`; ParameterError naming the parameter, the value and the expected type.
 
-    An integer is below 2^63 in size, and text is Unicode. A number in text is decimal: "010" is ten.
+    An integer is below 2^63 in size, a seed not negative, and text is Unicode. A number in text is decimal: "010" is ten.
 
     >>> coerce("texts", "1e3", 8), coerce("tau", 1, 0.5), coerce("models", 260, "docs-400k"), coerce("fast", "no", True)
     (1000, 1.0, '260', False)
@@ -75,11 +75,11 @@ def coerce(name: str, value: Any, default: Any) -> Any:
             number = math.nan
         if kind is float and math.isfinite(number):
             return number
-        if kind is int and abs(number) < 2**63 and number == int(number):
+        if kind is int and abs(number) < 2**63 and number == int(number) and not ("seed" in name and number < 0):
             return int(number)
     if kind in (list, tuple) and isinstance(value, list | tuple):
         return kind(value)
-    expected = _WORDS.get(kind, kind.__name__)
+    expected = _WORDS.get(kind, kind.__name__) + (" from 0 on" if "seed" in name and kind is int else "")
     raise ParameterError(f"parameter {name!r} must be {expected} (default {default!r}), not {shown(value)}")
 
 
