@@ -192,6 +192,10 @@ def test_the_number_of_tokens_is_known_before_the_work(tales):
 
 def test_models_and_twins_of_different_number_are_one_line():
     assert paired(["a"], ["b"]) == {"a": "b"}
+    with pytest.raises(
+        ParameterError, match="tales-mem-1m-twin is not the twin of tales-mem-400k: its twin is tales-mem-400k-t"
+    ):
+        paired(["tales-mem-400k"], ["tales-mem-1m-twin"])
     with pytest.raises(ParameterError, match=r"planted_models names 2 \(a, b\) and twins 1 \(c\)") as caught:
         paired(["a", "b"], ["c"])
     assert "\n" not in str(caught.value)
@@ -234,7 +238,8 @@ def test_the_record_with_a_reference_is_that_of_the_pair():
         ({"text_path": "{latin}"}, "latin.txt is not UTF-8 text: byte 0xf6 at position 1"),
         ({"text_path": "{empty}"}, "empty.txt is empty"),
         ({"text_path": "{missing}"}, "did you mean"),
-        ({"planted_models": "tales-mem-400k,tales"}, "planted_models names 2"),
+        ({"planted_models": "tales-mem-400k"}, "planted_models names 1"),
+        ({"planted_models": "tales-mem-400k,tales"}, "is not the twin of tales: it was trained without"),
         ({"reference": "tales"}, "VocabularyMismatch"),
     ],
 )
@@ -247,4 +252,4 @@ def test_the_notebook_refuses_what_it_cannot_audit_in_one_line_with_exit_code_2(
     parameters = {name: value.format(**paths) for name, value in parameters.items()}
     assert main(["run", "05", *(word for pair in parameters.items() for word in ("-p", *pair))]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and message in err and "cell 4" in err
+    assert err.count("\n") == 1 and message in err and "cell 5" in err

@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from .._display import deviation, heading, pieces, token_map
 from .._text_files import read_utf8
 from ..errors import ParameterError, PromptError
+from ..neural.loading import embedded
 from ..outputs import repository
 from ..records import Records
 from ..scoring import score
@@ -41,7 +42,7 @@ _CUT = 3.0  # standard deviations at which the colour is deepest
 
 
 def paired(models: list[str], twins: list[str]) -> dict[str, str]:
-    """Model -> its twin, in the order given; ParameterError unless every model has one.
+    """Model -> its twin, in the order given; ParameterError unless every model has one, an embedded one its own.
 
     >>> paired(["a", "b"], ["a-twin", "b-twin"])
     {'a': 'a-twin', 'b': 'b-twin'}
@@ -51,6 +52,13 @@ def paired(models: list[str], twins: list[str]) -> dict[str, str]:
             f"planted_models names {len(models)} ({', '.join(models)}) and twins {len(twins)} ({', '.join(twins)}): "
             "give every model its twin, in the same order"
         )
+    known = embedded()
+    for model, twin in zip(models, twins, strict=True):
+        if model in known and twin != f"{model}-twin":
+            has = (
+                f"its twin is {model}-twin" if f"{model}-twin" in known else "it was trained without planted documents"
+            )
+            raise ParameterError(f"planted_models: {twin} is not the twin of {model}: {has}")
     return dict(zip(models, twins, strict=True))
 
 
