@@ -193,3 +193,14 @@ def test_a_text_that_reaches_the_cap_is_no_string_and_never_accepted():
     cut = ~table["finished"]
     assert 0 < cut.mean() < 1 and (table["tokens"] <= 2).all() and (table.loc[cut, "tokens"] == 2).all()
     assert (np.isneginf(pool(table).log_weight) == cut).all()
+
+
+def test_texts_of_another_end_token_are_not_those_of_the_store(tmp_path):
+    rows = [[0.3, 0.3, 0.4], [0.3, 0.3, 0.4], [0.3, 0.3, 0.4]]
+    ask = {"texts": 20, "tokens": 30, "seed": 1}
+    for end in (2, 1):
+        chain = MarkovChain(rows, [0.4, 0.3, 0.3], eos=end, symbols=["a", "b", "c"])
+        trio, prompts = Trio(chain, chain, (A,), 1.0), [np.array([0])]
+        fresh = measure(trio, prompts, schemes("ancestral()"), **ask)
+        again = measure(trio, prompts, schemes("ancestral()"), store=tmp_path, **ask)
+        np.testing.assert_allclose(again["log_p"], fresh["log_p"], atol=1e-5)

@@ -295,6 +295,7 @@ class _Block(NamedTuple):
             "adaptor": str(adaptor),
             "seed": int(self.seed),
             "stop": "eos",
+            "eos": a.eos,
             "tokens": int(self.tokens),
             "texts": int(self.texts),
             "alone": bool(self.alone),
