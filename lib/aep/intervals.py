@@ -130,8 +130,7 @@ def share(hits: Bool[np.ndarray, " n"], level: float = 0.95) -> Interval:
     """
     if not len(hits):
         raise AepError("hits is empty: a share needs at least one unit")
-    found = stats.binomtest(int(np.sum(hits)), len(hits)).proportion_ci(level)
-    return Interval(float(np.mean(hits)), float(found.low), float(found.high))
+    return clopper_pearson(float(np.mean(hits)), len(hits), level)
 
 
 def clopper_pearson(value: float, n: int, level: float = 0.95) -> Interval:

@@ -1,4 +1,4 @@
-"""What repetition in training does to a score: its mean, its AUROC and its slope against the number of repeats.
+"""What repetition in training does to a score: its AUROC against the number of repeats.
 
 A text is the unit; the number of repeats is 0 for texts the model has not seen. Scores are turned so that larger means
 memorised (`detection.oriented`), so that a *fall* from one count to the next is what speaks against memorisation.
@@ -10,40 +10,14 @@ from jaxtyping import Float, Int
 from scipy import special, stats
 
 from ..errors import ParameterError
-from ..intervals import Interval, bootstrap, mann_whitney
+from ..intervals import Interval, mann_whitney
 from .hypotheses import holm
 from .roc import components
 
-__all__ = ["auroc_curve", "duplication_curve", "duplication_slope"]
+__all__ = ["auroc_curve"]
 
 Values = Float[np.ndarray, " texts"]
 Counts = Int[np.ndarray, " counts"]
-
-
-def duplication_curve(
-    values: Values, counts: Counts, *, rng: np.random.Generator, resamples: int = 999, level: float = 0.95
-) -> pd.DataFrame:
-    """The mean of a score at every count: count, texts, mean, low, high, and the step from the count before.
-
-    Intervals are BCa bootstraps over the texts of a count (at least 50). `step`, `step_low`, `step_high`: the difference of
-    means with its Welch interval; `fall_p`: the one-sided p-value of "the mean does not fall", `fall_p_holm` over all
-    steps (NaN for the first count). ParameterError for NaN or one count, AepError below 50 texts of a count.
-    """
-    parts = _parts(values, counts)
-    rows, before = [], next(iter(parts.values()))
-    for i, (count, here) in enumerate(parts.items()):
-        found = bootstrap(np.mean, here, rng=rng, resamples=resamples, level=level) if np.ptp(here) else (here[0],) * 3
-        row = dict(zip(("mean", "low", "high"), found, strict=True)) | {"count": count, "texts": len(here)}
-        if i:
-            test = stats.ttest_ind(here, before, equal_var=False, alternative="less")
-            ends = stats.ttest_ind(here, before, equal_var=False).confidence_interval(level)
-            row |= {"step": here.mean() - before.mean(), "step_low": ends.low, "step_high": ends.high}
-            row |= {"fall_p": test.pvalue}
-        rows.append(row)
-        before = here
-    columns = ["count", "texts", "mean", "low", "high", "step", "step_low", "step_high", "fall_p"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(fall_p_holm=holm(table.fall_p.to_numpy(np.float64)))
 
 
 def auroc_curve(values: Values, counts: Counts, *, level: float = 0.95) -> pd.DataFrame:
@@ -74,31 +48,6 @@ def auroc_curve(values: Values, counts: Counts, *, level: float = 0.95) -> pd.Da
     columns = ["count", "texts", "auroc", "low", "high", "step", "step_low", "step_high", "fall_p"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(fall_p_holm=holm(table.fall_p.to_numpy(np.float64)))
-
-
-def duplication_slope(
-    values: Values, counts: Counts, *, rng: np.random.Generator, resamples: int = 999, level: float = 0.95
-) -> Interval:
-    """The least-squares slope of a score on log2(count), counts above 0, per doubling; BCa bootstrap over texts.
-
-    ParameterError for NaN or fewer than two counts above 0; AepError below 50 texts.
-
-    >>> counts = np.repeat([1, 2, 4, 8], 20)
-    >>> found = duplication_slope(3 * np.log2(counts), counts, rng=np.random.default_rng(0))
-    >>> bool(np.isclose(found.estimate, 3))
-    True
-    """
-    seen = counts > 0
-    _parts(values[seen], counts[seen])
-    x, y = np.log2(counts[seen]), np.asarray(values[seen], np.float64)
-    if np.allclose(y - y.mean(), _slope(x, y) * (x - x.mean())):  # no spread: there is nothing to resample
-        return Interval(*[_slope(x, y)] * 3)
-    return bootstrap(_slope, x, y, rng=rng, resamples=resamples, level=level)
-
-
-def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    dx = x - x.mean()
-    return float(dx @ y / (dx @ dx))
 
 
 def _variance(part: np.ndarray) -> float:

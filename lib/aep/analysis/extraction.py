@@ -254,10 +254,8 @@ def exposure_by_count(
         return found(own, rng.choice(candidates, len(candidates)))
 
     copies = np.stack([copy() for _ in range(resamples)])
-    estimate, (low, high) = (
-        found(values[np.concatenate(groups)], candidates),
-        np.quantile(copies, [0.025, 0.975], axis=0),
-    )
+    estimate = found(values[np.concatenate(groups)], candidates)
+    low, high = np.quantile(copies, [0.025, 0.975], axis=0)
     rows = pd.MultiIndex.from_product([["sampled", "fitted"], [-1, *levels]], names=["exposure", "count"])
     table = pd.DataFrame({"mean": estimate.ravel(), "low": low.ravel(), "high": high.ravel()}, index=rows).reset_index()
     table.insert(2, "canaries", 2 * [len(values), *sizes])
